@@ -1,0 +1,113 @@
+"""Bytes <-> records. Hostile bytes end here, as a `BadRecord` that says where and what was expected.
+
+A task is checked in the order in which a person would want to hear of it: size, encoding, JSON, one
+value a name, the fields and their types. Arguments are checked for being JSON and no further; what they
+mean is the kernel's business (`zkd.kernels`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from zkd.errors import BadRecord
+from zkd.records import TASK_BYTES_MAX, UNSET, Result, Task
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
+_task = msgspec.json.Decoder(Task).decode
+_result = msgspec.json.Decoder(Result).decode
+
+# One JSON string, and the colon that makes it a name. Scanning by whole strings keeps in step with the text.
+_STRING = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?', re.DOTALL)
+_AT = re.compile(r"^(?P<message>.*) - at `(?P<path>.*)`$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`")
+
+
+def encode(record: Any) -> bytes:
+    """A record as JSON, readable in zkCli.sh."""
+    return _encode(record)
+
+
+def decode_task(text: bytes) -> Task:
+    """The task in these bytes, or a `BadRecord`."""
+    if len(text) > TASK_BYTES_MAX:
+        raise BadRecord(
+            "$", f"expected at most {TASK_BYTES_MAX} bytes, got {len(text)}: pass large arrays by reference"
+        )
+    task = _decode(_task, text)
+    refuse_duplicate_names(text)
+    _expect(task.args, b"[", "$.args", "array")
+    _expect(task.kwargs, b"{", "$.kwargs", "object")
+    if task.items is not UNSET:
+        _expect(task.items, b"[", "$.items", "array")
+    if task.partition is not None and task.dataset is None:
+        raise BadRecord("$.partition", "expected a `dataset` beside it")
+    return task
+
+
+def decode_result(text: bytes) -> Result:
+    """The result in these bytes, or a `BadRecord`."""
+    return _decode(_result, text)
+
+
+def decode(text: bytes, kind: type[T]) -> T:
+    """Some other record in these bytes, or a `BadRecord`."""
+    return _decode(msgspec.json.Decoder(kind).decode, text)
+
+
+def _decode(decoder: Any, text: bytes) -> Any:
+    if not text.strip():
+        raise BadRecord("$", f"expected a JSON object, got {len(text)} bytes of nothing")
+    try:
+        text.decode()
+        return decoder(text)
+    except UnicodeDecodeError as error:
+        raise BadRecord("$", f"expected UTF-8, got byte {text[error.start]:#04x} at offset {error.start}") from None
+    except RecursionError:
+        raise BadRecord("$", "expected JSON of reasonable depth, got one nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise _validation(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise BadRecord("$", f"expected JSON, got text that is not: {error}") from None
+
+
+def _validation(message: str) -> BadRecord:
+    at = _AT.match(message)
+    where, what = (at["path"], at["message"]) if at else ("$", message)
+    unknown = _UNKNOWN.search(what)
+    if unknown:
+        known = ", ".join(field for field in Task.__struct_fields__ if field != "attempts")
+        return BadRecord(f"{where}.{unknown['name']}", f"unknown field; expected one of {known}")
+    return BadRecord(where, what[0].lower() + what[1:])
+
+
+def _expect(raw: msgspec.Raw, opening: bytes, where: str, kind: str) -> None:
+    text = bytes(raw).lstrip()
+    if not text.startswith(opening):
+        raise BadRecord(where, f"expected `{kind}`, got `{text[:40].decode(errors='replace')}`")
+
+
+def refuse_duplicate_names(text: bytes) -> None:
+    """Raise a `BadRecord` if an object in this JSON text has a name twice.
+
+    Decoders silently keep the last one, so the person who wrote two would get half of what they meant.
+    Names that occur once in the whole text, the usual case, cost one scan; only else is the text parsed.
+    """
+    names = [name for name, colon in _STRING.findall(text) if colon]
+    if len(names) == len(set(names)) and b"\\" not in b"".join(names):
+        return
+    import json
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        seen: dict[str, object] = {}
+        for name, value in pairs:
+            if name in seen:
+                raise BadRecord(f"$..{name}", "expected each name once in an object, got it twice")
+            seen[name] = value
+        return seen
+
+    json.loads(text, object_pairs_hook=unique)

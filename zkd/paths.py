@@ -1,0 +1,104 @@
+"""Every znode path is built and taken apart here, and nowhere else.
+
+    <root>/tasks/<id>              the drop box
+    <root>/results/<id>            one terminal result a task
+    <root>/dead/<id>               tasks whose attempts are used up, with their history
+    <root>/nodes/<node>            ephemeral: who is here
+    <root>/status/<node>           heartbeat
+    <root>/assign/<node>           what this node should work on; written by the leader only
+    <root>/control/epoch           its version is the leader's epoch
+    <root>/control/leader          ephemeral: who leads, in which epoch
+    <root>/control/candidates/     ephemeral sequential: who would lead next
+    <root>/control/nodes/<node>    a node's state as operators set it: active | draining | cordoned
+    <root>/control/protocol        version of this protocol
+"""
+
+from __future__ import annotations
+
+import re
+
+TaskId = str
+NodeId = str
+
+DEFAULT_ROOT = "/zkd"
+PROTOCOL_VERSION = 1
+
+# Ids and node names become file names, log fields and URL parts, so they are plain.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
+NAME_RULE = "1 to 128 letters, digits and _ . : -, the first a letter or digit"
+
+
+def is_name(text: str) -> bool:
+    return NAME.match(text) is not None
+
+
+class Paths:
+    """The paths below one root. `Paths("/zkd").task("a")` is ``/zkd/tasks/a``."""
+
+    def __init__(self, root: str = DEFAULT_ROOT) -> None:
+        if not re.fullmatch(r"(/[A-Za-z0-9_.:-]+)+", root) or "/." in root:
+            raise ValueError(f"root: expected an absolute znode path such as {DEFAULT_ROOT}, got {root!r}")
+        self.root = root
+        self.tasks = f"{root}/tasks"
+        self.results = f"{root}/results"
+        self.dead = f"{root}/dead"
+        self.nodes = f"{root}/nodes"
+        self.statuses = f"{root}/status"
+        self.assignments = f"{root}/assign"
+        self.control = f"{root}/control"
+        self.epoch = f"{root}/control/epoch"
+        self.leader = f"{root}/control/leader"
+        self.candidates = f"{root}/control/candidates"
+        self.node_states = f"{root}/control/nodes"
+        self.protocol = f"{root}/control/protocol"
+
+    def skeleton(self) -> list[str]:
+        """The persistent directories, parents first, that every daemon makes sure of."""
+        parts = self.root.strip("/").split("/")
+        parents = ["/" + "/".join(parts[: n + 1]) for n in range(len(parts))]
+        return [
+            *parents,
+            self.tasks,
+            self.results,
+            self.dead,
+            self.nodes,
+            self.statuses,
+            self.assignments,
+            self.control,
+            self.candidates,
+            self.node_states,
+        ]
+
+    def task(self, task: TaskId) -> str:
+        return f"{self.tasks}/{task}"
+
+    def result(self, task: TaskId) -> str:
+        return f"{self.results}/{task}"
+
+    def dead_task(self, task: TaskId) -> str:
+        return f"{self.dead}/{task}"
+
+    def node(self, node: NodeId) -> str:
+        return f"{self.nodes}/{node}"
+
+    def status(self, node: NodeId) -> str:
+        return f"{self.statuses}/{node}"
+
+    def assignment(self, node: NodeId) -> str:
+        return f"{self.assignments}/{node}"
+
+    def node_state(self, node: NodeId) -> str:
+        return f"{self.node_states}/{node}"
+
+    def candidate(self, node: NodeId) -> str:
+        """The prefix of a sequential candidate znode; the server appends ten digits."""
+        return f"{self.candidates}/{node}-"
+
+
+def leaf(path: str) -> str:
+    """The last part of a path: the id of a task, the name of a node."""
+    return path.rpartition("/")[2]
+
+
+def parent(path: str) -> str:
+    return path.rpartition("/")[0] or "/"

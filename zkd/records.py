@@ -1,0 +1,189 @@
+"""The frozen values that lie in znodes. `docs/protocol.md` explains them to people, JSON Schema to programs.
+
+Values of arguments and results stay JSON text (`msgspec.Raw`) here: the daemon moves them without
+looking inside, and only a worker or a client turns them into numbers (`zkd.arrays`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from zkd.paths import NodeId, TaskId
+
+Status = Literal["done", "failed", "rejected", "cancelled", "expired"]
+# Why an attempt ended without a result. The first three use up the task's `retries`; `node_loss` has its
+# own, larger budget (NODE_LOSSES_MAX), because a reboot says nothing about the task; `drain` is free.
+Cause = Literal["error", "crash", "timeout", "node_loss", "drain"]
+NodeState = Literal["active", "draining", "cordoned"]
+
+CHARGED: frozenset[Cause] = frozenset({"error", "crash", "timeout"})
+NODE_LOSSES_MAX = 10
+
+# Znode sizes. A server takes less than 1 MiB in a whole request; half of it leaves room for the history
+# that retries add and for a transaction around it.
+TASK_BYTES_MAX = 512 * 1024
+RESULT_INLINE_BYTES_MAX = 256 * 1024
+
+EMPTY_LIST = Raw(b"[]")
+EMPTY_OBJECT = Raw(b"{}")
+
+Text = Annotated[str, Meta(min_length=1, max_length=256)]
+Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86400)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
+
+
+class Attempt(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One attempt at a task that did not end it; the leader and the nodes write these, clients read them."""
+
+    cause: Cause
+    node: str
+    message: str = ""
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a client drops at ``tasks/<id>``. Only `kernel` is required."""
+
+    kernel: Text
+    args: Raw = EMPTY_LIST  # a JSON array: the positional arguments
+    kwargs: Raw = EMPTY_OBJECT  # a JSON object: the named arguments
+    items: Raw | UnsetType = UNSET  # a JSON array: one call an item, the item is the first argument
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0  # higher goes first
+    timeout_s: PositiveSeconds | None = None  # of one attempt
+    retries: Annotated[int, Meta(ge=0, le=100)] = 0  # further attempts after an error, crash or timeout
+    delay_s: Seconds = 0.0  # not before this many seconds after its creation
+    not_after_s: PositiveSeconds | None = None  # worthless this many seconds after its creation
+    labels: dict[str, str] = {}  # only on nodes that carry all of these
+    node: Text | None = None  # only on this node
+    slots: Annotated[int, Meta(ge=1, le=4096)] = 1
+    memory: Annotated[int, Meta(ge=1)] | None = None  # bytes that an attempt may allocate
+    dataset: Text | None = None  # run where this dataset's partition is
+    partition: Annotated[int, Meta(ge=0)] | None = None
+    ttl_s: PositiveSeconds | None = None  # how long the result is kept
+    traceparent: Annotated[str, Meta(max_length=128)] | None = None  # W3C trace context, echoed in the result
+    attempts: list[Attempt] = []  # written by zkd
+
+
+class Fault(Struct, frozen=True, omit_defaults=True):
+    """Why a task has no value: `kind` is an exception's type or a cause, `path` the place in the task."""
+
+    kind: str
+    message: str
+    path: str | None = None
+    traceback: str | None = None
+
+
+class BlobRef(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a value lies that is too large for a znode. As an argument it stands for that value."""
+
+    blob: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]  # sha256 of the bytes
+    size: Annotated[int, Meta(ge=0)]
+    format: Literal["npy", "json"]
+    nodes: dict[str, str] = {}  # node -> URL
+
+
+class Result(Struct, frozen=True, omit_defaults=True):
+    """What stands at ``results/<id>`` when a task has ended. It is written once and never changes."""
+
+    status: Status
+    node: str | None = None
+    attempt: int = 0
+    value: Raw | UnsetType = UNSET
+    ref: BlobRef | None = None  # instead of `value`, when it is larger than RESULT_INLINE_BYTES_MAX
+    error: Fault | None = None
+    kernel: str | None = None
+    owner: str | None = None  # the incarnation that published it
+    czxid: int = 0  # the creation transaction of the task's znode: which life of the id this answers
+    wait_s: float = 0.0  # from assignment to start
+    run_s: float = 0.0
+    finished_at: str = ""  # UTC, for people; nothing is decided by it
+    ttl_s: float | None = None
+    traceparent: str | None = None
+    attempts: list[Attempt] = []
+
+
+class Dead(Struct, frozen=True):
+    """What stands at ``dead/<id>``: the task as it was dropped, its result, and what was tried."""
+
+    task: Raw
+    error: Fault
+    attempts: list[Attempt]
+    at: str
+
+
+class Node(Struct, frozen=True, omit_defaults=True):
+    """What stands at ``nodes/<node>`` while a node is here."""
+
+    node: NodeId
+    incarnation: str  # new with every session, so that a stale owner can be told from its successor
+    slots: int
+    labels: dict[str, str] = {}
+    zone: str | None = None
+    memory: int | None = None
+    address: str | None = None  # http://host:port of the data plane
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    protocol: int = 1
+    draining: bool = False
+    kernels: list[str] = []
+
+
+class Running(Struct, frozen=True, omit_defaults=True):
+    id: TaskId
+    kernel: str
+    attempt: int
+    run_s: float
+    progress: float | None = None
+    note: str | None = None
+
+
+class NodeStatus(Struct, frozen=True, omit_defaults=True):
+    """What stands at ``status/<node>``: one coalesced write every few seconds."""
+
+    node: NodeId
+    incarnation: str
+    state: NodeState
+    slots: int
+    slots_used: int
+    queued: int
+    running: list[Running]
+    done: int
+    failed: int
+    memory_bytes: int
+    load_1m: float
+    uptime_s: float
+    loop_lag_s: float = 0.0
+    published_at: str = ""
+
+
+class Assigned(Struct, frozen=True, array_like=True):
+    """One line of ``assign/<node>``: run this life of this task, at this version, as this attempt."""
+
+    id: TaskId
+    czxid: int
+    version: int
+    attempt: int
+
+
+class Assignment(Struct, frozen=True):
+    """What stands at ``assign/<node>``: all that the leader of `epoch` wants this incarnation to hold."""
+
+    epoch: int
+    incarnation: str
+    tasks: list[Assigned]
+
+
+class Leader(Struct, frozen=True):
+    node: NodeId
+    incarnation: str
+    epoch: int
+
+
+class OperatorState(Struct, frozen=True, omit_defaults=True):
+    """What stands at ``control/nodes/<node>``: how operators want this node to be."""
+
+    state: NodeState
+    by: str = ""
+    reason: str = ""
