@@ -1,0 +1,394 @@
+"""A real Apache ZooKeeper as child processes of this one: a single server, or an ensemble.
+
+For `zkd dev --zookeeper`, benchmarks and every integration test. It finds Debian's jars or those of
+`ZOOKEEPER_HOME`, writes a `zoo.cfg` into a directory of its own, and starts a small JVM on free ports of
+127.0.0.1. The defaults are for tests (short ticks, no fsync); a benchmark that quotes figures sets
+`force_sync=True` and says so.
+
+Everything here is plain blocking code with deadlines, so that fixtures, threads and programs can use it
+alike. A server dies with the process that started it (from its main thread), however that one ends.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from zkd.errors import ZkdError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DEBIAN_JAR = Path("/usr/share/java/zookeeper.jar")
+# What Debian's zookeeper.jar forgets in its class path: a place to log to, and half of Netty.
+DEBIAN_OTHER_JARS = ("slf4j-simple", "netty-codec", "netty-resolver", "netty-transport-native-unix-common")
+MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+
+# Measured on two cores: from 0.52 s to 0.40 s until it answers, and from 65 to 57 MiB.
+JVM_FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xss512k", "-Xmx256m")
+
+START_S = 30.0  # 0.4 s on an idle machine; a loaded CI machine has taken 8 s
+POLL_S = 0.02
+
+# Below the range from which the kernel takes ports for outgoing connections (32768 and up): a port stays
+# ours while its server is down and about to restart.
+PORTS = range(12_000, 32_000)
+
+
+class ApacheMissing(ZkdError):
+    """There is no Java or no ZooKeeper on this machine. The message says what to install."""
+
+
+class ApacheFailed(ZkdError):
+    """The server ended, or did not serve in time. The message ends with the last lines of its log."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """A TLS port beside the plain one, with Java key stores (PKCS12 or JKS) as ZooKeeper wants them."""
+
+    keystore: Path
+    truststore: Path
+    password: str
+    client_auth: str = "need"  # need | want | none
+
+
+@dataclass(frozen=True)
+class Member:
+    """One server's place in an ensemble: its number, and the `server.N` lines that all members share."""
+
+    number: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """How a server is to be run. All of an ensemble's servers have the same flags."""
+
+    tick_ms: int = 200  # session timeouts are between 2 ticks and `max_session_ms`
+    max_session_ms: int = 60_000
+    force_sync: bool = False
+    extended_types: bool = True  # TTL nodes
+    container_check_ms: int = 500  # also the pace at which TTL nodes are removed
+    jute_max_buffer: int | None = None
+    netty: bool = False
+    tls: Tls | None = None
+    heap: str | None = None
+    log_level: str = "info"
+    config: Mapping[str, str] = field(default_factory=dict)  # further lines of zoo.cfg
+    properties: Mapping[str, str] = field(default_factory=dict)  # further -D of the JVM
+
+
+class ApacheServer:
+    """One ZooKeeper server process. `directory` keeps its data, configuration and log."""
+
+    def __init__(
+        self,
+        directory: Path | str | None = None,
+        *,
+        port: int = 0,
+        flags: Flags | None = None,
+        member: Member | None = None,
+    ) -> None:
+        self._own_directory = directory is None
+        self.directory = Path(directory or tempfile.mkdtemp(prefix="zkd-apache-"))
+        self.flags = flags or Flags()
+        self.member = member
+        self.port = port or free_port()
+        self.tls_port = free_port() if self.flags.tls else None
+        self.log_path = self.directory / "zookeeper.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def connect_string(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; `wait_until_serving` tells when it answers."""
+        assert not self.is_running, f"the server on port {self.port} runs already"
+        command = [*dies_with_us(), java(), *self._jvm_flags(), "-cp", class_path(), MAIN, str(self._write_config())]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True
+            )
+
+    def wait_until_serving(self, timeout_s: float = START_S) -> None:
+        """Return when `srvr` names a mode: standalone, leader, follower or observer."""
+        deadline = time.monotonic() + timeout_s
+        while not self.mode():
+            if not self.is_running:
+                raise ApacheFailed(f"ZooKeeper on port {self.port} ended by itself:\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise ApacheFailed(f"ZooKeeper on port {self.port} did not serve in {timeout_s} s:\n{self.log_tail()}")
+            time.sleep(POLL_S)
+
+    def mode(self) -> str:
+        """`standalone`, `leader`, `follower`, `observer`, or the empty string when it does not serve."""
+        answer = ask(self.port, b"srvr")
+        return next((line[6:] for line in answer.splitlines() if line.startswith("Mode: ")), "")
+
+    def kill(self) -> None:
+        """kill -9, and wait for the process to be gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """An orderly stop (SIGTERM), made certain after `grace_s`."""
+        self._end(signal.SIGTERM, grace_s)
+
+    def restart(self) -> None:
+        """Stop, and start on the same port and data; returns when it serves."""
+        self.stop()
+        self.start()
+        self.wait_until_serving()
+
+    def pause(self) -> None:
+        """Freeze the process: its connections stay open and nobody answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def log_tail(self, lines: int = 20) -> str:
+        if not self.log_path.exists():
+            return "(no log)"
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    def remove(self) -> None:
+        """Kill the server and remove its directory, if that was made here."""
+        self.kill()
+        if self._own_directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_until_serving()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+    def _end(self, how: signal.Signals, grace_s: float = 5.0) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)  # a paused process would not see a SIGTERM
+            self._process.send_signal(how)
+            try:
+                self._process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+
+    def _write_config(self) -> Path:
+        flags = self.flags
+        data = self.directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        config = {
+            "tickTime": str(flags.tick_ms),
+            "maxSessionTimeout": str(flags.max_session_ms),
+            "maxClientCnxns": "0",
+            "dataDir": str(data),
+            "clientPort": str(self.port),
+            "clientPortAddress": "127.0.0.1",
+            "admin.enableServer": "false",
+            "4lw.commands.whitelist": "*",
+            "extendedTypesEnabled": str(flags.extended_types).lower(),
+        }
+        if flags.tls:
+            config |= {
+                "secureClientPort": str(self.tls_port),
+                "secureClientPortAddress": "127.0.0.1",
+                "ssl.keyStore.location": str(flags.tls.keystore),
+                "ssl.keyStore.password": flags.tls.password,
+                "ssl.trustStore.location": str(flags.tls.truststore),
+                "ssl.trustStore.password": flags.tls.password,
+                "ssl.clientAuth": flags.tls.client_auth,
+            }
+        if self.member:
+            (data / "myid").write_text(f"{self.member.number}\n")
+            config |= {"initLimit": "50", "syncLimit": "25"}
+            config |= dict(line.split("=", 1) for line in self.member.lines)
+        config |= flags.config
+        path = self.directory / "zoo.cfg"
+        path.write_text("".join(f"{key}={value}\n" for key, value in config.items()))
+        return path
+
+    def _jvm_flags(self) -> list[str]:
+        flags = self.flags
+        properties = {
+            "zookeeper.forceSync": "yes" if flags.force_sync else "no",
+            "zookeeper.extendedTypesEnabled": str(flags.extended_types).lower(),
+            "znode.container.checkIntervalMs": str(flags.container_check_ms),
+            "org.slf4j.simpleLogger.defaultLogLevel": flags.log_level,
+            "org.slf4j.simpleLogger.showDateTime": "true",
+            "org.slf4j.simpleLogger.dateTimeFormat": "HH:mm:ss.SSS",
+        }
+        if flags.jute_max_buffer is not None:
+            properties["jute.maxbuffer"] = str(flags.jute_max_buffer)
+        if flags.netty or flags.tls:
+            properties["zookeeper.serverCnxnFactory"] = "org.apache.zookeeper.server.NettyServerCnxnFactory"
+        properties |= flags.properties
+        heap = [f"-Xmx{flags.heap}"] if flags.heap else []
+        return [*JVM_FLAGS, *heap, *(f"-D{key}={value}" for key, value in properties.items())]
+
+
+class Ensemble:
+    """Several servers that elect a leader. A context manager: serving inside, gone after."""
+
+    def __init__(self, servers: Sequence[ApacheServer]) -> None:
+        self.servers = list(servers)
+
+    @property
+    def connect_string(self) -> str:
+        return ",".join(server.connect_string for server in self.servers)
+
+    def leader(self, timeout_s: float = START_S) -> ApacheServer:
+        """The server that leads now; waits for an election to end."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for server in self.servers:
+                if server.is_running and server.mode() == "leader":
+                    return server
+            if time.monotonic() > deadline:
+                raise ApacheFailed(f"no leader among {self.connect_string} in {timeout_s} s")
+            time.sleep(POLL_S)
+
+    def followers(self) -> list[ApacheServer]:
+        return [server for server in self.servers if server.is_running and server.mode() == "follower"]
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.start()
+
+    def wait_until_serving(self, timeout_s: float = START_S) -> None:
+        for server in self.servers:
+            server.wait_until_serving(timeout_s)
+
+    def stop(self) -> None:
+        for server in self.servers:
+            server.stop()
+
+    def remove(self) -> None:
+        for server in self.servers:
+            server.remove()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_until_serving()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+def ensemble(size: int = 3, directory: Path | str | None = None, *, flags: Flags | None = None) -> Ensemble:
+    """An ensemble of `size` servers, not started yet."""
+    members = range(1, size + 1)
+    ports = {number: free_port() for number in members}
+    lines = tuple(
+        f"server.{number}=127.0.0.1:{free_port()}:{free_port()}:participant;127.0.0.1:{ports[number]}"
+        for number in members
+    )
+    servers = []
+    for number in members:
+        home = Path(directory) / f"server-{number}" if directory else None
+        if home:
+            home.mkdir(parents=True, exist_ok=True)
+        servers.append(ApacheServer(home, port=ports[number], flags=flags, member=Member(number, lines)))
+    return Ensemble(servers)
+
+
+def ask(port: int, word: bytes, timeout_s: float = 1.0) -> str:
+    """The answer to a four-letter word, or the empty string when nobody gives one in time."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+            connection.sendall(word)
+            answer = b""
+            while part := connection.recv(65_536):
+                answer += part
+            return answer.decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def java() -> str:
+    """The Java to run: `JAVA_HOME`'s, or the one on the path."""
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin" if home else None)
+    if found is None:
+        raise ApacheMissing("no Java found: apt-get install default-jre-headless (or set JAVA_HOME)")
+    return found
+
+
+def class_path() -> str:
+    """ZooKeeper's jars: those of `ZOOKEEPER_HOME` if that is set, else Debian's."""
+    home = os.environ.get("ZOOKEEPER_HOME")
+    if home:
+        jars = sorted([*Path(home).glob("*.jar"), *Path(home, "lib").glob("*.jar")])
+        if not any(jar.name.startswith("zookeeper-") for jar in jars):
+            raise ApacheMissing(f"no zookeeper-*.jar in ZOOKEEPER_HOME={home} or its lib/")
+        return ":".join(str(jar) for jar in jars)
+    if not DEBIAN_JAR.exists():
+        raise ApacheMissing(
+            f"no {DEBIAN_JAR}: apt-get install zookeeper (or set ZOOKEEPER_HOME to an unpacked release)"
+        )
+    others = (DEBIAN_JAR.with_name(f"{name}.jar") for name in DEBIAN_OTHER_JARS)
+    return ":".join(str(jar) for jar in (DEBIAN_JAR, *others) if jar.exists())
+
+
+def dies_with_us() -> list[str]:
+    """A prefix that has the kernel kill the child when this process ends, whatever ends it.
+
+    The signal belongs to the *thread* that forked, so it is set from the main thread only.
+    """
+    setpriv = shutil.which("setpriv")
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv and on_main_thread else []
+
+
+_given_out: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now, and that this process has not given out before."""
+    for port in random.SystemRandom().sample(PORTS, 200):
+        if port in _given_out:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given_out.add(port)
+        return port
+    raise ApacheFailed(f"no free port between {PORTS.start} and {PORTS.stop}")
