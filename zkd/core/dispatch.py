@@ -1,0 +1,513 @@
+"""The leader's mind: which task goes to which node, and what becomes of tasks that cannot run.
+
+It holds a picture of the tree (tasks, nodes, who was given what), is told of every change, and answers
+with commands. It can be rebuilt from the tree at any time, which is what a new leader does:
+
+    task:   WAITING (delay, back-off) -> READY -> ASSIGNED -> gone
+                 ^-------------------------------------'  taken back, handed back, retried: its version moved on
+
+A task is known by its id, its life (`czxid`: an id may be dropped again) and its version, which is the
+fence: an assignment names the version, and only at that version can its holder end the task.
+
+No task waits behind another that needs something else: ready tasks queue by what they need, and each
+queue is served by priority, then age.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from zkd.core.credits import Pace
+from zkd.errors import BadRecord
+from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
+from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Fault, Node, NodeState, Task
+
+# A kernel that no node has may be on a node that is just joining; a person waits no longer than a second.
+UNKNOWN_KERNEL_GRACE_S = 0.5
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 30.0
+# The holder of a deleted task kills its kernel (at most 2 s) and publishes `cancelled`. If the holder is lost
+# in this time, the leader publishes in its place.
+ORPHAN_GRACE_S = 5.0
+# A list in assign/<node> may keep lines whose task is gone for this long. Under load the next assignment
+# carries them off; else a write of their own does, and the node learns what was cancelled.
+TRIM_S = 0.2
+ENDED_REMEMBERED = 50_000  # ids that ended in this reign: a second drop of one of them is looked up first
+
+
+class Phase(Enum):
+    WAITING = "waiting"  # for a moment in time
+    READY = "ready"  # for a node
+    ASSIGNED = "assigned"
+    ENDING = "ending"  # the leader is ending it itself, or taking it back from a lost node
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the leader remembers of a task; the arguments stay in ZooKeeper."""
+
+    id: TaskId
+    czxid: int
+    version: int
+    need: Need
+    priority: int
+    retries: int
+    attempts: list[Attempt]
+    phase: Phase = Phase.READY
+    node: NodeId | None = None
+    due_at: float = 0.0
+    expires_at: float | None = None
+    ttl_s: float | None = None
+    traceparent: str | None = None
+
+    @property
+    def attempt(self) -> int:
+        """The number of the next attempt, or of the one under way. Drained ones do not count."""
+        return 1 + sum(attempt.cause != "drain" for attempt in self.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a task needs of a node. Tasks with equal needs wait in one queue."""
+
+    kernel: str
+    node: NodeId | None
+    labels: tuple[tuple[str, str], ...]
+    slots: int
+    memory: int | None
+
+
+@dataclass(slots=True)
+class Member:
+    """A node that is here, and what it holds."""
+
+    record: Node
+    state: NodeState = "active"
+    kernels: frozenset[str] = frozenset()
+    held: dict[TaskId, Entry] = field(default_factory=dict)
+    slots_held: int = 0
+    pace: Pace = field(default_factory=Pace)
+    trim_at: float | None = None
+    ended: deque[tuple[float, Mourn]] = field(default_factory=deque)
+
+    @property
+    def takes_work(self) -> bool:
+        return self.state == "active" and not self.record.draining
+
+
+# --- Commands -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Write this list as the whole of ``assign/<node>``."""
+
+    node: NodeId
+    incarnation: str
+    tasks: list[Assigned]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End a task without a run: delete it at this version and publish this in the same transaction."""
+
+    id: TaskId
+    czxid: int
+    version: int
+    status: str
+    error: Fault
+    attempt: int
+    attempts: list[Attempt]
+    ttl_s: float | None
+    traceparent: str | None
+    is_dead: bool = False  # keep the task below dead/
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Record this attempt in the task, at this version. The version moves on and shuts out the old holder."""
+
+    id: TaskId
+    version: int
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Mourn:
+    """The task was deleted by somebody else: publish `cancelled`, unless it has a result."""
+
+    id: TaskId
+    czxid: int
+    attempt: int
+    attempts: list[Attempt]
+    ttl_s: float | None
+    traceparent: str | None
+
+
+Command = Assign | End | TakeBack | Mourn
+
+
+class Dispatch:
+    """One reign of one leader. Every method takes what happened; `commands(now)` says what to do about it."""
+
+    def __init__(self, me: NodeId) -> None:
+        self.me = me
+        self.tasks: dict[TaskId, Entry] = {}
+        self.members: dict[NodeId, Member] = {}
+        self.states: dict[NodeId, NodeState] = {}
+        self._ready: dict[Need, list[tuple[int, int, TaskId]]] = {}
+        self._timers: list[tuple[float, int, TaskId]] = []
+        self._unknown: dict[Need, float] = {}  # needs for a kernel that no node has -> refused at
+        self._kernels: frozenset[str] = frozenset()
+        self._dirty: set[NodeId] = set()
+        self._out: list[Command] = []
+        self.ended: dict[TaskId, float | None] = {}  # -> how long its result is to be kept
+
+    # --- What happened ----------------------------------------------------------------------------------
+
+    def task_read(
+        self, task_id: TaskId, czxid: int, version: int, task: Task | BadRecord, *, age_s: float, now: float
+    ) -> None:
+        """The task's znode, as it is now. Telling the same thing twice changes nothing."""
+        known = self.tasks.get(task_id)
+        if known is not None and (czxid, version) <= (known.czxid, known.version):
+            return
+        if known is not None:
+            self._release(known, now)
+        if not is_name(task_id):
+            task = BadRecord("id", f"expected {NAME_RULE}, got {task_id[:140]!r}")
+        if isinstance(task, BadRecord):
+            self._end_unread(task_id, czxid, version, task)
+            return
+        entry = Entry(
+            id=task_id,
+            czxid=czxid,
+            version=version,
+            need=Need(task.kernel, task.node, tuple(sorted(task.labels.items())), task.slots, task.memory),
+            priority=task.priority,
+            retries=task.retries,
+            attempts=task.attempts,
+            ttl_s=task.ttl_s,
+            traceparent=task.traceparent,
+        )
+        self.tasks[task_id] = entry
+        if task.dataset is not None:
+            self._end(entry, "rejected", Fault("dataset", "this cluster has no datasets", path="$.dataset"))
+            return
+        if task.not_after_s is not None:
+            entry.expires_at = now + task.not_after_s - age_s
+            self._set_timer(entry.expires_at, entry)
+        due_at = now + task.delay_s - age_s if task.delay_s else 0.0
+        if task.attempts and task.attempts[-1].cause in CHARGED:
+            due_at = max(due_at, now + backoff_s(sum(a.cause in CHARGED for a in task.attempts)))
+        if due_at > now:
+            entry.phase = Phase.WAITING
+            entry.due_at = due_at
+            self._set_timer(due_at, entry)
+        else:
+            self._make_ready(entry, now)
+
+    def task_gone(self, task_id: TaskId, now: float) -> None:
+        """The task's znode is no longer there: its holder ended it, or somebody cancelled it."""
+        entry = self.tasks.pop(task_id, None)
+        if entry is None:
+            return
+        self.ended[task_id] = entry.ttl_s
+        if len(self.ended) > ENDED_REMEMBERED:
+            del self.ended[next(iter(self.ended))]
+        attempt = entry.attempt if entry.node else 0
+        mourn = Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent)
+        if entry.phase in (Phase.WAITING, Phase.READY):
+            self._out.append(mourn)
+        member = self.members.get(entry.node or "")
+        if entry.phase is Phase.ASSIGNED and member is not None:
+            member.pace.finished(now)
+            self._release(entry, now)
+            member.ended.append((now, mourn))
+            while member.ended[0][0] < now - ORPHAN_GRACE_S:
+                member.ended.popleft()
+
+    def task_unreadable(self, task_id: TaskId, czxid: int, version: int, why: str) -> None:
+        """The task is there and its content cannot be had."""
+        self._end_unread(task_id, czxid, version, BadRecord("$", f"expected a znode that zkd may read: {why}"))
+
+    def node_here(self, record: Node, now: float) -> None:
+        """A node's entry, new or changed."""
+        known = self.members.get(record.node)
+        if known is not None and known.record.incarnation != record.incarnation:
+            self.node_lost(record.node, now)
+            known = None
+        if known is None:
+            known = self.members[record.node] = Member(record, self.states.get(record.node, "active"))
+            known.pace.at = now
+        known.record = record
+        known.kernels = frozenset(record.kernels)
+        self._count_kernels()
+
+    def node_lost(self, node: NodeId, now: float) -> None:
+        """The node's session is over. What it held runs again elsewhere, if its budget allows."""
+        member = self.members.pop(node, None)
+        self._dirty.discard(node)
+        if member is None:
+            return
+        self._count_kernels()
+        for entry in list(member.held.values()):
+            entry.node = None
+            self._lost_holder(entry, node)
+        self._out.extend(mourn for at, mourn in member.ended if at >= now - ORPHAN_GRACE_S)
+
+    def node_state(self, node: NodeId, state: NodeState) -> None:
+        """What operators want of a node."""
+        self.states[node] = state
+        if node in self.members:
+            self.members[node].state = state
+
+    def assignment_found(self, node: NodeId, incarnation: str, tasks: Iterable[Assigned], now: float) -> None:
+        """What a former leader gave to a node; told once, after tasks and nodes are known."""
+        member = self.members.get(node)
+        if member is not None and member.record.incarnation != incarnation:
+            member = None
+        for assigned in tasks:
+            entry = self.tasks.get(assigned.id)
+            if entry is None or (entry.czxid, entry.version) != (assigned.czxid, assigned.version):
+                continue
+            if entry.phase not in (Phase.READY, Phase.WAITING):
+                continue
+            if member is None:
+                self._lost_holder(entry, node)
+            else:
+                self._give(entry, member)
+
+    # --- What to do -------------------------------------------------------------------------------------
+
+    def commands(self, now: float) -> list[Command]:
+        """Everything that is due now. Calling it again at the same moment gives nothing."""
+        self._fire_timers(now)
+        self._refuse_unknown_kernels(now)
+        self._match(now)
+        out = self._out
+        self._out = []
+        for node in sorted(self._dirty):
+            member = self.members[node]
+            member.trim_at = None
+            out.append(
+                Assign(
+                    node,
+                    member.record.incarnation,
+                    [Assigned(e.id, e.czxid, e.version, e.attempt) for e in member.held.values()],
+                )
+            )
+        self._dirty.clear()
+        return out
+
+    def next_timer(self) -> float | None:
+        """When to ask again even if nothing happens."""
+        due = [*self._unknown.values()]
+        due.extend(member.trim_at for member in self.members.values() if member.trim_at is not None)
+        if self._timers:
+            due.append(self._timers[0][0])
+        return min(due, default=None)
+
+    def _fire_timers(self, now: float) -> None:
+        for name, member in self.members.items():
+            if member.trim_at is not None and member.trim_at <= now:
+                self._dirty.add(name)
+        while self._timers and self._timers[0][0] <= now:
+            _, czxid, task_id = heapq.heappop(self._timers)
+            entry = self.tasks.get(task_id)
+            if entry is None or entry.czxid != czxid or entry.phase not in (Phase.WAITING, Phase.READY):
+                continue  # an assigned task's deadline is its holder's business
+            if entry.expires_at is not None and entry.expires_at <= now:
+                self._end(entry, "expired", Fault("expired", "not_after_s passed before the task was started"))
+            elif entry.phase is Phase.WAITING and entry.due_at <= now:
+                self._make_ready(entry, now)
+
+    def _match(self, now: float) -> None:
+        """Give ready tasks to nodes with credit: best task first, least loaded node first."""
+        room: dict[NodeId, int] = {}
+        for name, member in self.members.items():
+            if member.takes_work:
+                credit = member.record.slots + member.pace.ahead(now) - member.slots_held
+                if credit > 0:
+                    room[name] = credit
+        if not room:
+            return
+        heads = [(queue[0], n, need) for n, need in enumerate(list(self._ready)) if (queue := self._live_queue(need))]
+        heapq.heapify(heads)
+        ranked: dict[Need, list[tuple[float, bool, NodeId]]] = {}
+        while heads and room:
+            _, n, need = heads[0]
+            queue = self._ready[need]
+            nodes = ranked.get(need)
+            if nodes is None:
+                nodes = ranked[need] = self._rank(need, room)
+            name = self._best_node(need, nodes, room)
+            if name is None:
+                heapq.heappop(heads)
+                continue
+            self._give(self.tasks[heapq.heappop(queue)[2]], self.members[name])
+            self._dirty.add(name)
+            room[name] -= need.slots
+            if room[name] <= 0:
+                del room[name]
+            if self._live_queue(need):
+                heapq.heapreplace(heads, (queue[0], n, need))
+            else:
+                heapq.heappop(heads)
+
+    def _rank(self, need: Need, room: dict[NodeId, int]) -> list[tuple[float, bool, NodeId]]:
+        """A heap of the nodes with credit that could run this, the least loaded on top."""
+        names = room if need.node is None else (need.node,)
+        heap = [self._load(name) for name in names if name in room and fits(need, self.members[name])]
+        heapq.heapify(heap)
+        return heap
+
+    def _load(self, name: NodeId) -> tuple[float, bool, NodeId]:
+        # The leader's own node comes first among equals: handing work to it saves two hops.
+        member = self.members[name]
+        return member.slots_held / member.record.slots, name != self.me, name
+
+    def _best_node(self, need: Need, nodes: list[tuple[float, bool, NodeId]], room: dict[NodeId, int]) -> NodeId | None:
+        """The least loaded of these nodes, or None when none has room. Their order is brought up to date on the way."""
+        while nodes:
+            name = nodes[0][2]
+            load = self._load(name)
+            member = self.members[name]
+            if name not in room or (need.slots > 1 and need.slots > member.record.slots - member.slots_held):
+                heapq.heappop(nodes)  # a wide task waits for a whole gap; only narrow ones queue ahead
+            elif load != nodes[0]:
+                heapq.heapreplace(nodes, load)
+            else:
+                return name
+        return None
+
+    def _live_queue(self, need: Need) -> list[tuple[int, int, TaskId]]:
+        """The queue, its head a task that is really ready. Tasks leave by being forgotten here, lazily."""
+        queue = self._ready.get(need, [])
+        while queue:
+            _, czxid, task_id = queue[0]
+            entry = self.tasks.get(task_id)
+            if entry is not None and entry.czxid == czxid and entry.phase is Phase.READY and entry.need == need:
+                return queue
+            heapq.heappop(queue)
+        self._ready.pop(need, None)
+        return queue
+
+    # --- One task ---------------------------------------------------------------------------------------
+
+    def _make_ready(self, entry: Entry, now: float) -> None:
+        entry.phase = Phase.READY
+        entry.node = None
+        heapq.heappush(self._ready.setdefault(entry.need, []), (-entry.priority, entry.czxid, entry.id))
+
+    def _give(self, entry: Entry, member: Member) -> None:
+        entry.phase = Phase.ASSIGNED
+        entry.node = member.record.node
+        member.held[entry.id] = entry
+        member.slots_held += entry.need.slots
+
+    def _release(self, entry: Entry, now: float) -> None:
+        """Take the entry out of its holder's list."""
+        member = self.members.get(entry.node or "")
+        if member is not None and member.held.get(entry.id) is entry:
+            del member.held[entry.id]
+            member.slots_held -= entry.need.slots
+            if member.trim_at is None:
+                member.trim_at = now + TRIM_S
+
+    def _lost_holder(self, entry: Entry, node: NodeId) -> None:
+        losses = 1 + sum(attempt.cause == "node_loss" for attempt in entry.attempts)
+        attempt = Attempt("node_loss", node, f"{node} was lost while it held the task")
+        if losses > NODE_LOSSES_MAX:
+            entry.attempts = [*entry.attempts, attempt]
+            fault = Fault("node_loss", f"{losses} nodes were lost while they held the task, the last was {node}")
+            self._end(entry, "failed", fault, is_dead=True)
+            return
+        entry.phase = Phase.ENDING
+        self._out.append(TakeBack(entry.id, entry.version, attempt))
+
+    def _count_kernels(self) -> None:
+        self._kernels = frozenset().union(*(member.kernels for member in self.members.values()))
+
+    def _refuse_unknown_kernels(self, now: float) -> None:
+        if not self.members:
+            return
+        unknown = [need for need in self._ready if need.kernel not in self._kernels]
+        self._unknown = {need: self._unknown.get(need, now + UNKNOWN_KERNEL_GRACE_S) for need in unknown}
+        for need, at in list(self._unknown.items()):
+            if at > now:
+                continue
+            close = closest(need.kernel, sorted(self._kernels))
+            message = (
+                f"no node has a kernel {need.kernel!r}{f', did you mean {close!r}?' if close else ''}"
+                f" (`zkd get kernels` lists the {len(self._kernels)} there are)"
+            )
+            while queue := self._live_queue(need):
+                entry = self.tasks[heapq.heappop(queue)[2]]
+                self._end(entry, "rejected", Fault("kernel", message, path="$.kernel"))
+            del self._unknown[need]
+
+    def _end(self, entry: Entry, status: str, error: Fault, *, is_dead: bool = False) -> None:
+        entry.phase = Phase.ENDING
+        self._out.append(
+            End(
+                entry.id,
+                entry.czxid,
+                entry.version,
+                status,
+                error,
+                entry.attempt - 1,
+                entry.attempts,
+                entry.ttl_s,
+                entry.traceparent,
+                is_dead,
+            )
+        )
+
+    def _end_unread(self, task_id: TaskId, czxid: int, version: int, bad: BadRecord) -> None:
+        need = Need("", None, (), 1, None)
+        self.tasks[task_id] = entry = Entry(task_id, czxid, version, need, 0, 0, [])
+        self._end(entry, "rejected", Fault("task", str(bad), path=bad.where))
+
+    def _set_timer(self, at: float, entry: Entry) -> None:
+        heapq.heappush(self._timers, (at, entry.czxid, entry.id))
+
+    def check(self) -> Iterator[str]:
+        """Every broken invariant, in words. Tests call this after each step."""
+        for name, member in self.members.items():
+            held = sum(entry.need.slots for entry in member.held.values())
+            if held != member.slots_held:
+                yield f"{name}: slots_held is {member.slots_held}, its tasks need {held}"
+            for entry in member.held.values():
+                if entry.node != name or entry.phase is not Phase.ASSIGNED:
+                    yield f"{name} holds {entry.id}, which is {entry.phase} on {entry.node}"
+        for entry in self.tasks.values():
+            if entry.phase is Phase.ASSIGNED and entry.id not in self.members[entry.node or ""].held:
+                yield f"{entry.id} is assigned to {entry.node}, which does not hold it"
+
+
+def fits(need: Need, member: Member) -> bool:
+    """Whether this node could run such a task at all, busy or not."""
+    record = member.record
+    return (
+        need.kernel in member.kernels
+        and need.slots <= record.slots
+        and (need.memory is None or record.memory is None or need.memory <= record.memory)
+        and all(record.labels.get(name) == value for name, value in need.labels)
+    )
+
+
+def backoff_s(charged: int) -> float:
+    """The wait before the attempt after this many charged ones: it doubles, up to a bound."""
+    return float(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (charged - 1)))
+
+
+def closest(name: str, known: list[str]) -> str | None:
+    import difflib
+
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return found[0] if found else None
