@@ -1,0 +1,317 @@
+"""Settings: TOML file, environment and command line in, one frozen value out.
+
+Defaults < file < environment (`ZKD_WORKERS__THREADS`, short `ZKD_HOSTS` and `ZKD_ROOT`) < overrides from the
+command line. Every fault is found in one pass and raised as one `BadSettings`, a line each, with the place it
+came from. A setting exists only where somebody would set it; the rest are constants beside the code they rule.
+
+This room reads one file and never a secret: `auth_file` and the TLS keys are names of files, which
+`zkd.credentials` opens when a connection is made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from zkd.errors import BadSettings
+from zkd.paths import DEFAULT_ROOT, NAME_RULE, Paths, is_name
+from zkd.sources import Given, from_env, from_file, from_overrides
+
+DEFAULT_PATH = Path("/etc/zkd/zkd.toml")
+
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,/\[\]]+)(?::(\d{1,5}))?")
+
+
+# --- What a value has to be; each returns the value to keep, or raises ValueError with the expectation ----
+
+
+def _hosts(value: str) -> str:
+    hosts = [host.strip() for host in value.split(",")]
+    for host in hosts:
+        match = _HOST.fullmatch(host)
+        if match is None or not 0 < int(match[2] or 2181) < 65536:
+            raise ValueError("expected `host:port,host:port,...` without a path (that is `root`)")
+    return ",".join(hosts)
+
+
+def _root(value: str) -> str:
+    return Paths(value).root
+
+
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise ValueError(f"expected {NAME_RULE}")
+    return value
+
+
+def address(value: str) -> tuple[str, int]:
+    """The host and the port of ``HOST:PORT``; port 0 is any free one."""
+    match = _HOST.fullmatch(value)
+    if match is None or match[2] is None or int(match[2]) > 65535:
+        raise ValueError("expected `HOST:PORT`, such as 127.0.0.1:8080 or [::]:0")
+    return match[1].strip("[]"), int(match[2])
+
+
+def _address(value: str) -> str:
+    address(value)
+    return value
+
+
+def _size(value: int | str) -> int:
+    if isinstance(value, int):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError('expected bytes, as a number or such as "2GiB" or "512MiB"')
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser().absolute()
+
+
+def default_name() -> str:
+    return socket.gethostname()
+
+
+def default_slots() -> int:
+    # What this process may use, not what the machine has: a container or CPUAffinity= gives less.
+    return len(os.sched_getaffinity(0))
+
+
+def default_data_dir(env: Mapping[str, str] = os.environ) -> Path:
+    if env.get("STATE_DIRECTORY"):
+        return Path(env["STATE_DIRECTORY"].split(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/zkd")
+    return Path(env.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "zkd"
+
+
+# --- The settings ----------------------------------------------------------------------------------------
+
+# SIGHUP applies a change of these at once; a change of any other waits for a restart, and says so.
+LIVE = Meta(extra={"live": True})
+
+
+def _check(check: Callable[[Any], object]) -> Meta:
+    return Meta(extra={"check": check})
+
+
+Seconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
+
+
+Module = Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+
+
+class Tls(Struct, frozen=True, kw_only=True):
+    """`[zookeeper.tls]`: present means that connections are encrypted."""
+
+    ca: str | None = None  # PEM file of the authorities to trust; the system's own if absent
+    cert: str | None = None  # PEM file of our certificate, where the ensemble asks for one
+    key: str | None = None  # PEM file of its key, if not in `cert`
+    verify_hostname: bool = True  # off only for ensembles whose certificates carry other names
+
+
+class ZooKeeper(Struct, frozen=True, kw_only=True):
+    """`[zookeeper]`: the ensemble."""
+
+    hosts: Annotated[str, _check(_hosts)] = "127.0.0.1:2181"
+    root: Annotated[str, _check(_root)] = DEFAULT_ROOT  # several clusters may share an ensemble
+    # The server bounds it to 2..20 of its ticks. Shorter finds dead nodes sooner, longer survives longer pauses.
+    session_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 6.0
+    auth_file: str | None = None  # lines of scheme:user:password
+    tls: Tls | None = None
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """`[node]`: this daemon."""
+
+    name: Annotated[str, _check(_name)] = field(default_factory=default_name)
+    slots: Annotated[int, Meta(ge=1, le=4096)] = field(default_factory=default_slots)  # worker processes
+    data_dir: Annotated[Path, _check(_path)] = field(default_factory=default_data_dir)
+    labels: dict[str, str] = {}  # tasks may ask for them
+    zone: str | None = None  # copies of data go to distinct zones
+    http: Annotated[str, _check(_address)] = "127.0.0.1:0"  # other nodes fetch data here: give an address they reach
+    drain_timeout_s: Annotated[Seconds, LIVE] = 60.0  # what still runs then is handed back
+
+
+class Workers(Struct, frozen=True, kw_only=True):
+    """`[workers]`: the processes that run kernels."""
+
+    modules: list[Module] = []  # Python modules with @zkd.kernel functions
+    memory: Annotated[int, Meta(ge=64 * 2**20), _check(_size)] | None = None  # bytes one worker may allocate
+    recycle_tasks: Annotated[int, Meta(ge=1)] = 10_000  # replaced by a fresh process after so many, against leaks
+    recycle_age_s: Seconds = 86400.0
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of BLAS in each; more than one pays with few slots only
+
+
+class Tasks(Struct, frozen=True, kw_only=True):
+    """`[tasks]`: what holds for tasks that do not say."""
+
+    timeout_s: Annotated[Seconds, LIVE] = 3600.0  # of one attempt
+    result_ttl_s: Annotated[Seconds, LIVE] = 3600.0
+    dead_ttl_s: Annotated[Seconds, LIVE] = 7 * 86400.0
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    """`[log]`: what the daemon tells, on stderr."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
+    format: Literal["auto", "console", "json", "journal"] = "auto"  # auto: journal, terminal or JSON lines, as found
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything a daemon or a client can be told. `Settings()` is good for a ZooKeeper on this machine."""
+
+    zookeeper: ZooKeeper = field(default_factory=ZooKeeper)
+    node: Node = field(default_factory=Node)
+    workers: Workers = field(default_factory=Workers)
+    tasks: Tasks = field(default_factory=Tasks)
+    log: Log = field(default_factory=Log)
+
+
+class Key(Struct, frozen=True):
+    """One setting, as found by walking over the structs above."""
+
+    type: Any
+    check: Callable[[Any], object] | None
+    is_live: bool
+
+
+def _walk(cls: type[Struct], prefix: str, keys: dict[str, Key], sections: dict[str, type[Struct]]) -> None:
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        inner = next((part for part in (hint, *get_args(hint)) if _is_section(part)), None)
+        if inner is not None:
+            sections[prefix + name] = inner
+            _walk(inner, f"{prefix}{name}.", keys, sections)
+            continue
+        extras = [meta.extra or {} for meta in _metas(hint)]
+        check = next((extra["check"] for extra in extras if "check" in extra), None)
+        keys[prefix + name] = Key(hint, check, any("live" in extra for extra in extras))
+
+
+def _is_section(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Struct)
+
+
+def _metas(hint: Any) -> list[Meta]:
+    own = [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Meta)]
+    return own + [meta for part in get_args(hint) for meta in _metas(part)]
+
+
+KEYS: dict[str, Key] = {}
+SECTIONS: dict[str, type[Struct]] = {}
+_walk(Settings, "", KEYS, SECTIONS)
+
+
+# --- Loading ---------------------------------------------------------------------------------------------
+
+
+def load(
+    path: Path | None = None, env: Mapping[str, str] = os.environ, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """The settings from `path` (None: no file), `env` and `overrides` (``{"zookeeper.hosts": "a:2181"}``).
+
+    Raises `BadSettings` with every fault, a line each.
+    """
+    return load_with_origins(path, env, overrides)[0]
+
+
+def load_with_origins(
+    path: Path | None = None, env: Mapping[str, str] = os.environ, overrides: Mapping[str, Any] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """The settings, and for every key where its value came from (``default`` where nobody gave one)."""
+    faults: list[str] = []
+    given = {
+        "node.data_dir": Given(str(default_data_dir(env)), "default"),
+        "node.name": Given(default_name(), "default"),
+    }
+    given |= from_file(path, KEYS, SECTIONS, faults) if path is not None else {}
+    given |= from_env(env, KEYS, faults)
+    given |= from_overrides(overrides or {}, KEYS, faults)
+    values: dict[str, Any] = {}
+    for key in given:
+        if key in KEYS:
+            try:
+                values[key] = _value(KEYS[key], given[key])
+            except (ValueError, msgspec.ValidationError) as error:
+                faults.append(f"{given[key].origin}: {key}: {error} (is {given[key].value!r})")
+    if faults:
+        raise BadSettings("\n".join(faults))
+    settings: Settings = _build(Settings, "", values, set(given))
+    return settings, {key: given[key].origin if key in given else "default" for key in KEYS}
+
+
+def _value(key: Key, given: Given) -> Any:
+    value = str(given.value) if isinstance(given.value, Path) else given.value
+    if given.is_text:
+        value = _from_text(key, value)
+    if key.check is not None:
+        asks = get_type_hints(key.check)["value"]
+        value = key.check(msgspec.convert(value, asks, strict=not given.is_text))
+    return msgspec.convert(value, key.type, strict=not given.is_text)
+
+
+def _from_text(key: Key, text: str) -> Any:
+    """Lists are written ``a,b`` and tables ``rack=r1,gpu=no`` where only text can be given."""
+    kind = get_origin(key.type)
+    if kind is list:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind is dict:
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError("expected `name=value,name=value`")
+        return {name.strip(): value.strip() for name, _, value in pairs}
+    return text
+
+
+def _build(cls: type[Struct], prefix: str, values: Mapping[str, Any], given: set[str]) -> Any:
+    fields: dict[str, Any] = {}
+    for name in cls.__struct_fields__:
+        key = prefix + name
+        if key in values:
+            fields[name] = values[key]
+        elif key in SECTIONS and any(each == key or each.startswith(f"{key}.") for each in given):
+            fields[name] = _build(SECTIONS[key], f"{key}.", values, given)
+    return cls(**fields)
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """Every setting by its dotted key, in the order of this file; a section that is not there gives None."""
+    values: dict[str, Any] = {}
+    for key in [*SECTIONS, *KEYS]:
+        value: Any = settings
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        values[key] = value
+    return {key: value for key, value in values.items() if key in KEYS or value is None}
+
+
+def changed(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
+    """The keys whose values differ: those that a running daemon applies, and those that need a restart."""
+    before, after = flat(old), flat(new)
+    keys = [key for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)]
+    return [key for key in keys if _is_live(key)], [key for key in keys if not _is_live(key)]
+
+
+def _is_live(key: str) -> bool:
+    return key in KEYS and KEYS[key].is_live
+
+
+def with_live(old: Settings, new: Settings) -> Settings:
+    """`old` with the live values of `new`: what a running daemon has after a reload."""
+    values = flat(new)
+    sections: dict[str, Any] = {}
+    for section in Settings.__struct_fields__:
+        live = {key.rpartition(".")[2]: values[key] for key in KEYS if key.startswith(f"{section}.") and _is_live(key)}
+        sections[section] = msgspec.structs.replace(getattr(old, section), **live)
+    return Settings(**sections)
