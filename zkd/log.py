@@ -135,7 +135,7 @@ def _as_entry(_: WrappedLogger, __: str, event: EventDict) -> bytes:
 
 def _for_stdlib(_: WrappedLogger, __: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
     passed = {key: event.pop(key) for key in ("exc_info", "stack_info") if key in event}
-    return (_line(str(event.pop("event")), event)),), passed
+    return (_line(str(event.pop("event")), event),), passed
 
 
 def _line(name: str, event: Mapping[str, Any]) -> str:
