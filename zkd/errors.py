@@ -191,6 +191,8 @@ class MultiFailed(ZooKeeperError):
 class TaskError(ZkdError):
     """A task ended without a value. `task_id`, `node` and `attempt` say which run this is about."""
 
+    item: int | None = None  # in `Client.map`: the index of the item this is about, or of the first in its task
+
     def __init__(
         self, message: str, *, task_id: str = "", node: str | None = None, attempt: int = 0, kind: str = ""
     ) -> None:
@@ -232,6 +234,10 @@ class TaskCancelled(TaskError):
 
 class TaskExpired(TaskError):
     """The task's ``not_after_s`` passed before it ended."""
+
+
+class TaskNotFound(ZkdError, LookupError):
+    """There is no task, result or dead letter of this id: it never was, or its result was let go."""
 
 
 class ResultTimeout(ZkdError, TimeoutError):

@@ -86,6 +86,10 @@ class Batch:
         Raises `MultiFailed` with the index among `ops`, or what `Session.multi` raises. A caller that is
         cancelled before its operations were sent withdraws them; afterwards it does not know their outcome.
         """
+        return await self.send(ops, within)
+
+    def send(self, ops: Sequence[Op], within: int | None = None) -> asyncio.Future[Done]:
+        """`commit` for those who have something else to send in the same turn, and await this later."""
         loop = asyncio.get_running_loop()
         group = _Group(ops, within, loop.create_future())
         self._queue.append(group)
@@ -93,7 +97,7 @@ class Batch:
             # Once this turn is over, so that all commits of one turn go out together.
             self._is_due = True
             loop.call_soon(self._flush)
-        return await group.future
+        return group.future
 
     def _flush(self) -> None:
         self._is_due = False
