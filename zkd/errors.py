@@ -34,6 +34,15 @@ class BadRecord(ZkdError):
         self.expected = expected
 
 
+class NotData(ZkdError, TypeError):
+    """A value that has no place in JSON. `where` is its JSON path, `reason` says what to do instead."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
 class BadKernel(ZkdError):
     """A kernel that cannot be registered: a bad name, a bad signature, a module that does not import."""
 
