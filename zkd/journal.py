@@ -68,7 +68,8 @@ class Journal:
             # Most likely too big for a datagram (EMSGSIZE, or ENOBUFS); if journald is away this fails too.
             self._send_as_file(message)
 
-    def close(self) -> None:
+    def __del__(self) -> None:
+        # Logging has no end that anyone announces: it is over when nothing holds it any more.
         self._socket.close()
 
     def _send_as_file(self, message: bytes) -> None:
