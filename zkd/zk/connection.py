@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from struct import error as StructError  # noqa: N812 - it is a class
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zkd.errors import AuthFailed, OutcomeUnknown, SessionExpired, Unavailable, from_code
 from zkd.zk import generic, wire
@@ -305,8 +305,7 @@ class Connection(asyncio.Protocol):
     # --- life -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(f"connection lost: {exc}" if exc else "the server closed the connection")
