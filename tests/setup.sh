@@ -68,5 +68,6 @@ setup_venv() {
         .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r "$1"
         .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
     fi
+    rm -f .venv/.installed-* # of another state of the tree
     : >"$stamp"
 }
