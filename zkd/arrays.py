@@ -58,23 +58,8 @@ _NUMERIC = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)\Z")
 _EXTENDED = re.compile(r"<(f16|c32)\Z")
 _TIME = re.compile(r"[<>=]?[mM]8(\[[1-9]?[0-9]{0,8}(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?\Z")
 _SIZED = re.compile(r"([<>=]?U|\|?S|\|?V)([1-9][0-9]{0,8})\Z")
-_BY_NAME = frozenset(
-    [
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-        "complex64",
-        "complex128",
-    ]
+BY_NAME = frozenset(
+    np.dtype(code).name for code in ("?", "b", "h", "i", "q", "B", "H", "I", "Q", "e", "f", "d", "F", "D")
 )
 DTYPE_RULE = 'a plain dtype such as "float64", "<i4", "|b1", "<c16", "<M8[ns]", "<U10", "|S8" or a list of fields'
 
@@ -201,10 +186,10 @@ def _is_list(array: Array) -> bool:
 
 
 def _fixed_text(array: Array, where: str) -> Array:
-    try:
-        return array.astype(np.str_)
-    except (ValueError, TypeError) as error:
-        raise NotData(where, f"this text array has a missing value: {error}") from None
+    texts = array.reshape(-1).tolist()
+    if not all(type(text) is str for text in texts):
+        raise NotData(where, "this text array has missing values; give them a text of their own")
+    return np.array(texts, np.str_).reshape(array.shape)
 
 
 def _raw(dtype: object, shape: tuple[int, ...], data: Array | bytes) -> Raw:
@@ -403,7 +388,7 @@ def _parse_dtype(value: object, where: str, depth: int, seen: list[None]) -> np.
         sized = _SIZED.match(value)
         if sized and int(sized[2]) < 2**28:  # numpy counts bytes in 32 bits, four to a character
             return np.dtype(value)
-        plain = value in _BY_NAME or _NUMERIC.match(value) or _TIME.match(value)
+        plain = value in BY_NAME or _NUMERIC.match(value) or _TIME.match(value)
         if plain or (HAS_X87 and depth == 0 and _EXTENDED.match(value)):
             return _known(value, where)
     elif isinstance(value, list) and value and depth < FIELD_DEPTH_MAX:

@@ -47,6 +47,10 @@ class BadKernel(ZkdError):
     """A kernel that cannot be registered: a bad name, a bad signature, a module that does not import."""
 
 
+class NoWorkers(ZkdError):
+    """A pool of workers cannot start a process; the message has what that process said."""
+
+
 # --- ZooKeeper ----------------------------------------------------------------------------------------
 
 

@@ -187,3 +187,13 @@ class OperatorState(Struct, frozen=True, omit_defaults=True):
     state: NodeState
     by: str = ""
     reason: str = ""
+
+
+class KernelSignature(Struct, frozen=True, omit_defaults=True):
+    """How people see a kernel: `zkd get kernels` and `zkd describe kernel NAME`."""
+
+    name: str
+    signature: str  # (x: float, *, axis: int | None = None) -> float
+    summary: str = ""  # the first line of `doc`
+    doc: str = ""
+    source: str = ""  # where it is defined: module:qualname

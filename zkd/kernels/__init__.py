@@ -1,0 +1,61 @@
+"""Kernels: the functions that tasks name. Pure, synchronous, numbers in and numbers out.
+
+    declaration    @kernel, a mark on a function           array, statistics, linalg, descent, probe   built-ins
+    registry       names -> kernels                        numpy_functions                numpy.<name>, by rule
+    binding        JSON arguments -> checked arguments     calling                        what a worker calls
+    current        current_task(), report()
+
+Names are loaded when they are used: declaring a kernel imports no numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zkd.kernels.calling import call, call_items
+    from zkd.kernels.current import CurrentTask, NotInTask, current_task, report, running
+    from zkd.kernels.declaration import kernel
+    from zkd.kernels.registry import Kernel, LoadFault, Registry, load, of, signatures
+
+_HOMES = {
+    "call": "calling",
+    "call_items": "calling",
+    "CurrentTask": "current",
+    "NotInTask": "current",
+    "current_task": "current",
+    "report": "current",
+    "running": "current",
+    "kernel": "declaration",
+    "Kernel": "registry",
+    "LoadFault": "registry",
+    "Registry": "registry",
+    "load": "registry",
+    "of": "registry",
+    "signatures": "registry",
+}
+
+__all__ = [
+    "CurrentTask",
+    "Kernel",
+    "LoadFault",
+    "NotInTask",
+    "Registry",
+    "call",
+    "call_items",
+    "current_task",
+    "kernel",
+    "load",
+    "of",
+    "report",
+    "running",
+    "signatures",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
