@@ -1,0 +1,203 @@
+"""A worker: takes one call after the other from its socket, runs it, answers.
+
+This is the one place where `except Exception` stands: whatever a kernel raises becomes an outcome and the
+worker lives on. What is no `Exception` (sys.exit, KeyboardInterrupt) and what no Python sees (abort, a
+segmentation fault, the OOM killer) ends the process; the pool learns it from the fork server.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import os
+import signal
+import socket
+import sys
+import termios
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+from zkd.errors import BadRecord
+from zkd.kernels.current import CurrentTask, running
+from zkd.kernels.registry import Registry
+from zkd.workers import engine, frames
+from zkd.workers.call import blob_name
+from zkd.workers.confine import Memory, confine, die_with_parent, name_process
+from zkd.workers.control import Configure
+from zkd.workers.frames import CallHeader, FailedHeader, FrameReader, ProgressHeader, ReadyHeader, RejectedHeader
+
+RECEIVE_BYTES: Final = 64 * 1024
+MESSAGE_CHARS_MAX: Final = 4_000
+TRACEBACK_CHARS_MAX: Final = 16_000
+KIND_CHARS_MAX: Final = 200
+REPORT_INTERVAL_S: Final = 0.1  # people watch progress; more often would only cost the daemon
+
+
+def run_worker(
+    number: int, sock: socket.socket, output: int, registry: Registry, configure: Configure, *, parent: int
+) -> NoReturn:
+    """Be a worker until the socket ends. Never returns: a forked process must not run its parent's code."""
+    status = 1
+    try:
+        _settle(output, parent)
+        Worker(number, sock, registry, configure).serve()
+        status = 0
+    except SystemExit as error:
+        status = _exit_status(error)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Not the interpreter's own end: it would wait for threads that a kernel has left behind.
+        with suppress(Exception):  # a kernel may have closed them
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _settle(output: int, parent: int) -> None:
+    name_process("zkd-worker")
+    die_with_parent(parent)
+    confine()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which drains
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    faulthandler.enable()  # a segmentation fault prints the kernel's stack, which the pool logs
+    engine.reseed()
+
+
+def _exit_status(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+class Worker:
+    def __init__(self, number: int, sock: socket.socket, registry: Registry, configure: Configure) -> None:
+        self._number = number
+        self._sock = sock
+        self._registry = registry
+        self._blob_dir = Path(configure.blob_dir)
+        self._pool = configure.pool
+        self._default_memory = configure.memory
+        self._memory = Memory()
+        self._frames = FrameReader(frames.FRAME_BYTES_MAX)
+        self._pending = bytearray(4)
+        self._runs = 0
+        self._is_running = False
+        self._sending = threading.Lock()  # a kernel's threads may report while its own thread answers
+        self._reported = 0.0
+
+    def serve(self) -> None:
+        receive, send = self._sock.recv, self._sock.sendall
+        send(frames.encode(frames.READY, ReadyHeader(os.getpid(), self._memory.private())))
+        while data := receive(RECEIVE_BYTES):
+            for kind, header, body in self._frames.feed(data):
+                assert kind == frames.CALL, kind
+                answer = self._run(frames.decode(CallHeader, header), body)
+                self._runs += 1
+                send(answer)
+
+    def _run(self, call: CallHeader, body: bytes) -> bytes:
+        """The frame that answers this call."""
+        limit = call.memory or self._default_memory
+        path = self._blob_dir / blob_name(self._pool, self._number, self._runs)
+        run = self._runs
+        task = CurrentTask(call.task_id, call.attempt, call.fence, lambda *said: self._report(run, *said))
+        self._is_running = True
+        self._reported = -REPORT_INTERVAL_S
+        began = time.perf_counter()
+        try:
+            if limit is not None:
+                self._memory.allow(limit)
+            with running(task):
+                result = engine.run(self._registry, call, body, path)
+        except BadRecord as error:
+            self._after(limit)
+            header = RejectedHeader(
+                self._memory.private(), self._has_output(), error.where, _cut(_plain(error.expected))
+            )
+            return frames.encode(frames.REJECTED, header)
+        except Exception as error:
+            self._after(limit)
+            return self._failed(error, time.perf_counter() - began)
+        self._after(limit)
+        run_s, private, has_output = time.perf_counter() - began, self._memory.private(), self._has_output()
+        if isinstance(result, bytes):
+            return frames.encode(frames.VALUE, frames.ValueHeader(run_s, private, has_output), result)
+        return frames.encode(frames.BLOB, frames.BlobHeader(run_s, private, has_output, *result))
+
+    def _after(self, limit: int | None) -> None:
+        with self._sending:
+            self._is_running = False
+        if limit is not None:
+            self._memory.allow_all()  # or the report of a run that hit its limit would hit it, too
+
+    def _failed(self, error: Exception, run_s: float) -> bytes:
+        # numpy raises a private subclass, whose name would mean nothing to a policy that looks for MemoryError.
+        kind = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
+        message, stack = _describe(error)
+        traceback.clear_frames(error.__traceback__)  # what the kernel had allocated goes before the next call
+        header = FailedHeader(run_s, self._memory.private(), self._has_output(), kind[:KIND_CHARS_MAX], message, stack)
+        return frames.encode(frames.FAILED, header)
+
+    def _has_output(self) -> bool:
+        """Whether something printed, by Python or by C, has not been read by the pool yet."""
+        fcntl.ioctl(1, termios.FIONREAD, self._pending)
+        return self._pending != b"\0\0\0\0"
+
+    def _report(self, run: int, fraction: float | None, note: str | None) -> None:
+        now = time.monotonic()
+        if now - self._reported < REPORT_INTERVAL_S and fraction != 1.0:
+            return
+        frame = frames.encode(frames.PROGRESS, ProgressHeader(fraction, None if note is None else _plain(note)))
+        with self._sending:
+            if self._is_running and run == self._runs:  # else a thread that its run has left behind
+                self._reported = now
+                self._sock.sendall(frame)
+
+
+def _describe(error: Exception) -> tuple[str, str]:
+    try:
+        message = str(error)
+    except Exception as second:  # the exception is the kernel's own class, and so is its __str__
+        message = f"(its message cannot be shown: {type(second).__name__})"
+    return _cut(_plain(message)), _middle_out(_plain("".join(_stack(error))), TRACEBACK_CHARS_MAX)
+
+
+def _stack(error: Exception) -> Sequence[str]:
+    """The stack as the kernel's author knows it: from the first frame that is not zkd's own."""
+    frame = error.__traceback__
+    while frame is not None and _is_ours(frame.tb_frame.f_code.co_filename) and frame.tb_next is not None:
+        frame = frame.tb_next
+    try:
+        return traceback.format_exception(type(error), error, frame)
+    except Exception as second:
+        return [f"(its traceback cannot be shown: {type(second).__name__})"]
+
+
+def _is_ours(filename: str) -> bool:
+    return filename == __file__ or engine.is_ours(filename)
+
+
+def _plain(text: str) -> str:
+    """`text` as something that UTF-8 can carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARS_MAX else f"{text[:MESSAGE_CHARS_MAX]} … ({len(text)} characters)"
+
+
+def _middle_out(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 4]}\n  … {len(text) - most} characters left out …\n{text[-3 * most // 4 :]}"
