@@ -5,6 +5,7 @@ socket, `wire`, `multi` and `generic` turn requests into bytes and replies into 
 the only importer of aiozk; it knows nothing of tasks and nodes.
 """
 
+from zkd.zk.batch import Batch, ReadBatch
 from zkd.zk.session import Session, end_session, ensure_path
 from zkd.zk.values import (
     ANY_VERSION,
@@ -34,6 +35,7 @@ __all__ = [
     "WORLD_ALL",
     "WORLD_READ",
     "Acl",
+    "Batch",
     "Check",
     "Create",
     "Created",
@@ -43,6 +45,7 @@ __all__ = [
     "EventType",
     "Op",
     "Perms",
+    "ReadBatch",
     "Session",
     "SetData",
     "Stat",

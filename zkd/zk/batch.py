@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from zkd.errors import MultiFailed, OutcomeUnknown, ServerError, ZooKeeperError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from zkd.zk import Check, Create, Created, Delete, Session, SetData, Stat, Znode
+    from zkd.zk.session import Session
+    from zkd.zk.values import Created, Op, Stat, Znode
 
-    Op = Create | SetData | Delete | Check
-    Done = list[Created | Stat | None]
+Done: TypeAlias = "list[Created | Stat | None]"
 
 OP_OVERHEAD_BYTES = 64  # header, flags, ACL and lengths of one operation in a multi, rounded up
 
@@ -181,7 +181,7 @@ class ReadBatch:
     def _flush(self) -> None:
         self._is_due = False
         while self._queue and self._flights.has_room:
-            reads = []
+            reads: list[tuple[str, asyncio.Future[Znode]]] = []
             while self._queue and len(reads) < self._limit_now:
                 path, future = self._queue.popleft()
                 if not future.done():

@@ -1,0 +1,258 @@
+"""Kernel calls as a program makes them: `run`, `submit`, `map` and `imap`, with one set of task options.
+
+A keyword argument belongs to the kernel, so options have a place of their own: `client.options(retries=2)` is
+the same client with other options. Encoding happens here; what becomes of the bytes is `zkd.dropbox`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from zkd.codec import encode
+from zkd.errors import BadRecord, TaskError, TooLarge
+from zkd.handles import Handle
+from zkd.records import TASK_BYTES_MAX, Result, Task
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from zkd.dropbox import DropBox
+    from zkd.outcomes import Blobs
+    from zkd.paths import TaskId
+
+# An array task should be large enough to drown the cost of its znode and small enough that a server, and
+# whoever waits behind it, hardly notices it.
+CHUNK_ITEMS_MAX = 5000
+CHUNK_BYTES_MAX = 128 * 1024
+CHUNKS_A_SLOT = 4  # so that slots which end early find more to do
+IN_FLIGHT_MIN = 16
+
+# Where a worker says which item it was: the path of a refused one, or the note on a kernel's exception.
+_ITEM = re.compile(r"(?:^\$\.items\[|raised by item )(\d+)", re.MULTILINE)
+
+T = TypeVar("T")
+
+
+class TaskOptions(TypedDict, total=False):
+    """What can be asked for a task besides its kernel and arguments; `zkd.records.Task` says what each means."""
+
+    priority: int
+    timeout_s: float | None
+    retries: int
+    delay_s: float
+    not_after_s: float | None
+    labels: dict[str, str]
+    node: str | None
+    slots: int
+    memory: int | None
+    dataset: str | None
+    partition: int | None
+    ttl_s: float | None
+    traceparent: str | None
+    ephemeral: bool  # the task is cancelled when this client's session ends
+
+
+class Calls:
+    """The calls of one client with one set of options."""
+
+    def __init__(
+        self, box: DropBox, blobs: Blobs, slots: Callable[[], Awaitable[int]], options: TaskOptions | None = None
+    ) -> None:
+        self._box = box
+        self._blobs = blobs
+        self._slots = slots  # of the whole cluster, now
+        self._options = options or TaskOptions()
+        fields = {name: value for name, value in self._options.items() if name != "ephemeral"}
+        self._ephemeral = bool(self._options.get("ephemeral", False))
+        try:
+            # Once here, so that a bad option is an error of this line and not a rejection of every task.
+            msgspec.convert({"kernel": "any", **fields}, Task)
+        except msgspec.ValidationError as error:
+            raise BadRecord("options", str(error)) from None
+        self._fields: dict[str, Any] = fields
+
+    def options(self, **options: Any) -> Calls:
+        """These calls with these options changed."""
+        return Calls(self._box, self._blobs, self._slots, TaskOptions(**{**self._options, **options}))  # type: ignore[typeddict-item]
+
+    async def run(self, kernel: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Run a kernel on some node and return its value: numbers, text, lists, dicts, numpy arrays.
+
+        Waits as long as the task takes; bound it with `options(timeout_s=…, not_after_s=…)` or by
+        `asyncio.timeout`. If the caller is cancelled, so is the task. The result leaves no trace in the tree.
+        Raises what `Handle.result` raises.
+        """
+        task = self._box.new_id()
+        return await self._run(task, self._encode(task, kernel, args, kwargs))
+
+    async def _run(self, task: TaskId, text: bytes) -> Any:
+        try:
+            pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
+            result = await self._box.result_of(pending)
+        except asyncio.CancelledError:
+            self._box.abandon(task)
+            raise
+        return await self._take(task, result)
+
+    async def _take(self, task: TaskId, result: Result) -> Any:
+        try:
+            return await self._blobs.value_of(task, result)
+        finally:  # only now: the file of a large value lives no longer than the result that names it
+            self._box.forget([task])
+
+    async def submit(self, kernel: str, /, *args: Any, **kwargs: Any) -> Handle:
+        """Drop a task and return its handle as soon as it is accepted. It goes on without this program."""
+        task = self._box.new_id()
+        pending = await self._box.drop(task, self._encode(task, kernel, args, kwargs), ephemeral=self._ephemeral)
+        return Handle(self._box, self._blobs, task, pending)
+
+    async def map(
+        self, kernel: str, items: Iterable[Any], /, *args: Any, chunk: int | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """[kernel(item, *args, **kwargs) for item in items], in order, many items to a task.
+
+        `chunk` is the number of items in a task; by default what keeps all slots of the cluster busy. The
+        first error ends it and cancels what is left; the exception's `item` is the index of its item.
+        """
+        # The rows of a vector are plain numbers; as numpy scalars each would be encoded on its own.
+        is_vector = getattr(items, "ndim", 0) == 1 and hasattr(items, "tolist")
+        listed: list[Any] = items.tolist() if is_vector else list(items)  # type: ignore[attr-defined]
+        if chunk is None:
+            chunk = -(-len(listed) // (CHUNKS_A_SLOT * max(1, await self._slots())))
+        step = max(1, min(chunk, CHUNK_ITEMS_MAX))
+        batches = _each(listed[start : start + step] for start in range(0, len(listed), step))
+        values: list[Any] = []
+        async for some in self._stream(kernel, batches, args, kwargs):
+            values.extend(some)
+        return values
+
+    async def imap(
+        self,
+        kernel: str,
+        items: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *args: Any,
+        chunk: int = 1,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """The values of a stream of items, in order, as they come; reads ahead no further than keeps all busy.
+
+        `chunk` items make a task. To stop early, close the iterator (`contextlib.aclosing`): what is in
+        flight is cancelled.
+        """
+        each = items if isinstance(items, AsyncIterable) else _each(items)
+        batches = _batched(each, max(1, min(chunk, CHUNK_ITEMS_MAX)))
+        stream = self._stream(kernel, batches, args, kwargs)
+        try:
+            async for some in stream:
+                for value in some:
+                    yield value
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    async def _stream(
+        self, kernel: str, batches: AsyncIterable[list[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[list[Any]]:
+        """The values of each array task, in order, a bounded number of tasks in flight."""
+        in_flight = max(IN_FLIGHT_MIN, 2 * CHUNKS_A_SLOT * await self._slots())
+        running: deque[asyncio.Task[list[Any]]] = deque()
+        start = 0
+        try:
+            async for batch in batches:
+                for count, text in self._encode_items(kernel, batch, args, kwargs):
+                    if len(running) >= in_flight:
+                        yield await running.popleft()
+                    # Owned by this call: awaited in order above and below, or cancelled in `finally`.
+                    running.append(asyncio.get_running_loop().create_task(self._run_items(start, count, text)))
+                    start += count
+            while running:
+                yield await running.popleft()
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+                for task in running:
+                    _ = task.cancelled() or task.exception()  # the first error is the one that is told
+
+    async def _run_items(self, start: int, count: int, text: bytes) -> list[Any]:
+        from zkd.outcomes import as_arrays
+
+        task = self._box.new_id()
+        try:
+            pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
+            result = await self._box.result_of(pending)
+        except asyncio.CancelledError:
+            self._box.abandon(task)
+            raise
+        try:
+            values = await self._blobs.items_of(task, result)
+        except TaskError as error:
+            fault = result.error
+            found = _ITEM.search(f"{fault.path}\n{fault.message}\n{fault.traceback}" if fault else "")
+            index = start + int(found[1]) if found else start
+            error.item = index
+            which = f"item {index}" if found or count == 1 else f"one of the items {start} to {start + count - 1}"
+            error.args = (f"{which}: {error}", *error.args[1:])
+            raise
+        finally:
+            self._box.forget([task])
+        return [as_arrays(value) if type(value) in (list, dict) else value for value in values]
+
+    # --- encoding -----------------------------------------------------------------------------------
+
+    def _encode(self, task: TaskId, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        from zkd.arrays import to_json
+
+        text = encode(Task(kernel, Raw(to_json(args)), Raw(to_json(kwargs)), **self._fields))
+        return self._bounded(text, "arguments")
+
+    def _encode_items(
+        self, kernel: str, items: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterable[tuple[int, bytes]]:
+        """(number of items, task) for as many tasks as these items need to stay below CHUNK_BYTES_MAX."""
+        from zkd.arrays import to_json
+
+        shared = (Raw(to_json(args)), Raw(to_json(kwargs)))
+        left = deque([items] if items else [])
+        while left:
+            some = left.popleft()
+            text = to_json(some)
+            if len(text) > CHUNK_BYTES_MAX and len(some) > 1:
+                # Cut to size at once, going by the mean, and not by halves: each cut encodes all again.
+                step = max(1, min(len(some) // 2, len(some) * CHUNK_BYTES_MAX // len(text)))
+                left.extendleft(reversed([some[at : at + step] for at in range(0, len(some), step)]))
+                continue
+            yield len(some), self._bounded(encode(Task(kernel, *shared, items=Raw(text), **self._fields)), "item")
+
+    def _bounded(self, text: bytes, what: str) -> bytes:
+        if len(text) > TASK_BYTES_MAX:
+            raise TooLarge(
+                self._box.paths.tasks,
+                f"the {what} make a task of {len(text)} bytes, at most {TASK_BYTES_MAX} fit into a znode: "
+                f"pass large arrays by reference, as a dataset or a BlobRef",
+            )
+        return text
+
+
+async def _each(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item
+
+
+async def _batched(items: AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:
+    batch: list[T] = []
+    async for item in items:
+        batch.append(item)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,343 @@
+"""What a program imports: `async with zkd.Client(hosts) as client: await client.run("numpy.sum", [1, 2, 3])`.
+
+A client is one ZooKeeper session and nothing else: no server of its own, no threads, no event loop policy. It
+reads the same tree that zkCli.sh shows and writes only what any other client could write. Work with the tree
+that has no method here goes through `client.session`, the raw ZooKeeper session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+import time
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from msgspec import Raw
+
+from zkd import codec
+from zkd.calls import Calls
+from zkd.dropbox import ANY_VERSION, OUTAGE_MAX_S, DropBox
+from zkd.errors import (
+    BadRecord,
+    MultiFailed,
+    NodeExists,
+    NoNode,
+    OutcomeUnknown,
+    TaskNotFound,
+    Unavailable,
+    ZooKeeperError,
+)
+from zkd.explain import Picture, explain
+from zkd.handles import Handle
+from zkd.outcomes import Blobs
+from zkd.outstanding import NO_ANSWER
+from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
+from zkd.records import Assignment, Dead, Leader, Node, NodeState, NodeStatus, OperatorState, Result, Task
+from zkd.zk import Create, Delete, Session, SetData, ensure_path
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+    from types import TracebackType
+
+DEFAULT_HOSTS = "127.0.0.1:2181"
+CONNECT_TIMEOUT_S = 10.0
+SLOTS_KNOWN_FOR_S = 5.0
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to the cluster below `root`, for as long as its ``async with`` block.
+
+    `hosts` is ``host:port,host:port``; by default $ZKD_HOSTS, else a ZooKeeper on this machine. Entering waits
+    up to `connect_timeout_s` for a connection and raises `Unavailable` if there is none. Later failures of
+    servers and connections are bridged: a call goes on when the connection is back.
+    """
+
+    def __init__(
+        self,
+        hosts: str | None = None,
+        root: str = DEFAULT_ROOT,
+        *,
+        session_timeout_s: float = 6.0,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        auth: Sequence[tuple[str, bytes]] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.hosts = hosts or os.environ.get("ZKD_HOSTS") or DEFAULT_HOSTS
+        self.paths = Paths(root)
+        self.session = Session(self.hosts, timeout_s=session_timeout_s, auth=auth, tls=tls)
+        self._connect_timeout_s = connect_timeout_s
+        self._stack = AsyncExitStack()
+        self._slots = (0, 0.0)  # of the cluster, and when that was read
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.session)
+            try:
+                await self.session.connected(self._connect_timeout_s)
+            except Unavailable as error:
+                raise Unavailable(None, f"{self.hosts}: {error.detail}; is ZooKeeper there? try zkd doctor") from None
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._box = DropBox(self.session, self.paths, tasks)
+            self._blobs = Blobs()
+            self._calls = Calls(self._box, self._blobs, self.slots)
+            keeper = tasks.create_task(self._box.outstanding.keep(), name="zkd client keeper")
+            stack.callback(keeper.cancel)
+            stack.callback(self.session.subscribe(self._box.outstanding.on_state))
+            stack.push_async_callback(self._blobs.close)
+            stack.push_async_callback(self._box.close)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    # --- kernels ------------------------------------------------------------------------------------
+
+    def options(self, **options: Any) -> Calls:
+        """`run`, `submit`, `map` and `imap` with these task options (`TaskOptions` lists them)."""
+        return self._calls.options(**options)
+
+    async def run(self, kernel: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Run a kernel on some node and return its value. See `Calls.run`."""
+        return await self._calls.run(kernel, *args, **kwargs)
+
+    async def submit(self, kernel: str, /, *args: Any, **kwargs: Any) -> Handle:
+        """Drop a task and return its handle as soon as it is accepted. See `Calls.submit`."""
+        return await self._calls.submit(kernel, *args, **kwargs)
+
+    async def map(
+        self, kernel: str, items: Iterable[Any], /, *args: Any, chunk: int | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """[kernel(item, *args, **kwargs) for item in items], in order, many items to a task. See `Calls.map`."""
+        return await self._calls.map(kernel, items, *args, chunk=chunk, **kwargs)
+
+    def imap(
+        self, kernel: str, items: Iterable[Any] | AsyncIterable[Any], /, *args: Any, chunk: int = 1, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """The values of a stream of items, in order, as they come. See `Calls.imap`."""
+        return self._calls.imap(kernel, items, *args, chunk=chunk, **kwargs)
+
+    async def drop(self, task: Task | bytes) -> Handle:
+        """Drop a task that is ready made, as a record or as JSON. Raises `BadRecord` if it is none."""
+        text = codec.encode(task) if isinstance(task, Task) else task
+        codec.decode_task(text)
+        name = self._box.new_id()
+        return Handle(self._box, self._blobs, name, await self._box.drop(name, text))
+
+    # --- tasks by id --------------------------------------------------------------------------------
+
+    def handle(self, task: TaskId) -> Handle:
+        """The handle of a task that anyone submitted. Nothing is read until it is used."""
+        return Handle(self._box, self._blobs, task)
+
+    async def result(self, task: TaskId, timeout: float | None = None) -> Any:
+        """The value of a task, waiting up to `timeout` seconds. See `Handle.result`."""
+        return await self.handle(task).result(timeout)
+
+    async def cancel(self, task: TaskId) -> bool:
+        """Cancel a task. True: it will not end otherwise. False: it had ended, or there is none."""
+        return await self.handle(task).cancel()
+
+    async def retry(self, task: TaskId) -> None:
+        """Put a dead task back into the drop box, with all its attempts before it. Raises `TaskNotFound`."""
+        give_up = time.monotonic() + OUTAGE_MAX_S
+        is_sent_before = False
+        while True:
+            try:
+                dead = codec.decode((await self._box.read(self.paths.dead_task(task))).data, Dead)
+            except NoNode:
+                if is_sent_before and await self._has(self.paths.task(task)):
+                    return
+                raise TaskNotFound(
+                    f"there is no dead task {task} below {self.paths.root}: only failed ones can be retried"
+                ) from None
+            ops: list[Create | Delete] = [Delete(self.paths.dead_task(task), ANY_VERSION)]
+            if await self._has(self.paths.result(task)):  # it may have outlived its time
+                ops.append(Delete(self.paths.result(task), ANY_VERSION))
+            ops.append(Create(self.paths.task(task), _fresh(dead.task)))
+            try:
+                await self.session.multi(ops)
+                return
+            except MultiFailed as error:
+                if isinstance(error.cause, NodeExists):
+                    return  # somebody else retried it
+                if not isinstance(error.cause, NoNode):
+                    raise error.cause from None
+                if time.monotonic() >= give_up:
+                    raise
+            except NO_ANSWER as error:
+                is_sent_before = is_sent_before or isinstance(error, OutcomeUnknown)
+                await self._box.catch_up(give_up, error)
+
+    async def why(self, task: TaskId) -> str:
+        """In words, what this task waits for, or how it ended. Raises `TaskNotFound`."""
+        text = explain(await self._picture(task))
+        if not text:
+            raise TaskNotFound(f"there is neither task nor result {task} below {self.paths.root}")
+        return text
+
+    async def _picture(self, task: TaskId) -> Picture:
+        """All that may have to do with a task's waiting. The task is read before its result: see `_look`."""
+        read, malformed, age_s = None, "", 0.0
+        try:
+            znode = await self._box.read(self.paths.task(task))
+            age_s = max(0.0, time.time() - znode.stat.ctime / 1000)  # for people: nothing is decided by it
+            read = codec.decode_task(znode.data)
+        except NoNode:
+            pass
+        except BadRecord as error:
+            malformed = str(error)
+        return Picture(
+            task,
+            task=read,
+            malformed=malformed,
+            age_s=age_s,
+            result=await self._maybe(self.paths.result(task), Result),
+            dead=await self._maybe(self.paths.dead_task(task), Dead),
+            leader=await self.leader(),
+            nodes=await self.nodes(),
+            statuses=await self.statuses(),
+            states={node: state.state for node, state in (await self.node_states()).items()},
+            assignments=await self._all(self.paths.assignments, Assignment),
+            waiting=len(await self.tasks()),
+        )
+
+    # --- what is there ------------------------------------------------------------------------------
+
+    async def tasks(self) -> list[TaskId]:
+        """The ids in the drop box: waiting or running."""
+        return await self._names(self.paths.tasks)
+
+    async def results(self) -> list[TaskId]:
+        """The ids whose result is kept."""
+        return await self._names(self.paths.results)
+
+    async def dead(self) -> list[TaskId]:
+        """The ids of the tasks whose attempts are used up."""
+        return await self._names(self.paths.dead)
+
+    async def task(self, task: TaskId) -> Task:
+        """A task in the drop box, as it was dropped. Raises `TaskNotFound`, `BadRecord`."""
+        try:
+            return codec.decode_task((await self._box.read(self.paths.task(task))).data)
+        except NoNode:
+            raise TaskNotFound(f"there is no task {task} below {self.paths.root}") from None
+
+    async def outcome(self, task: TaskId) -> Result | None:
+        """The result of a task whatever its status, or None if it has none."""
+        return await self._maybe(self.paths.result(task), Result)
+
+    async def dead_task(self, task: TaskId) -> Dead | None:
+        """A dead task with its history, or None."""
+        return await self._maybe(self.paths.dead_task(task), Dead)
+
+    async def nodes(self) -> dict[NodeId, Node]:
+        """The nodes that are here now."""
+        return await self._all(self.paths.nodes, Node)
+
+    async def statuses(self) -> dict[NodeId, NodeStatus]:
+        """The last heartbeat of each node, also of those that have gone."""
+        return await self._all(self.paths.statuses, NodeStatus)
+
+    async def node_states(self) -> dict[NodeId, OperatorState]:
+        """The states that operators have set."""
+        return await self._all(self.paths.node_states, OperatorState)
+
+    async def leader(self) -> Leader | None:
+        """Who leads, if anyone does now."""
+        return await self._maybe(self.paths.leader, Leader)
+
+    async def slots(self) -> int:
+        """The slots of all nodes together, known to be right within a few seconds."""
+        slots, read_at = self._slots
+        if read_at == 0.0 or time.monotonic() - read_at > SLOTS_KNOWN_FOR_S:
+            slots = sum(node.slots for node in (await self.nodes()).values())
+            self._slots = (slots, time.monotonic())
+        return slots
+
+    async def set_node_state(self, node: NodeId, state: NodeState, *, reason: str = "") -> None:
+        """Have a node drained, cordoned or active again; remembered also while the node is away."""
+        by = f"{_user()}@{socket.gethostname()}"
+        text = codec.encode(OperatorState(state, by, reason))
+        path = self.paths.node_state(node)
+        give_up = time.monotonic() + OUTAGE_MAX_S
+        while True:  # idempotent: the last to say so wins, so an unknown outcome is simply said again
+            try:
+                await self.session.multi([SetData(path, text, ANY_VERSION)])
+                return
+            except MultiFailed as error:
+                if not isinstance(error.cause, NoNode):
+                    raise error.cause from None
+                await self._ensure(path)
+            except NO_ANSWER as error:
+                await self._box.catch_up(give_up, error)
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    async def _ensure(self, path: str) -> None:
+        with suppress(OutcomeUnknown):  # it is there or it is not, and whoever wants it will see
+            await ensure_path(self.session, path)
+
+    async def _has(self, path: str) -> bool:
+        try:
+            await self._box.read(path)
+        except NoNode:
+            return False
+        return True
+
+    async def _maybe(self, path: str, kind: type[T]) -> T | None:
+        try:
+            return codec.decode((await self._box.read(path)).data, kind)
+        except NoNode:
+            return None
+
+    async def _names(self, path: str) -> list[str]:
+        give_up = time.monotonic() + OUTAGE_MAX_S
+        while True:
+            try:
+                return sorted(await self.session.children(path))
+            except NoNode:
+                return []
+            except NO_ANSWER as error:
+                await self._box.catch_up(give_up, error)
+
+    async def _all(self, directory: str, kind: type[T]) -> dict[str, T]:
+        """Every record below `directory`; what went meanwhile, or is no such record, is left out."""
+        names = await self._names(directory)
+        give_up = time.monotonic() + OUTAGE_MAX_S
+        while True:
+            try:
+                znodes = await self.session.get_many([f"{directory}/{name}" for name in names])
+                break
+            except NO_ANSWER as error:
+                await self._box.catch_up(give_up, error)
+        found: dict[str, T] = {}
+        for name, znode in zip(names, znodes, strict=True):
+            if not isinstance(znode, ZooKeeperError):
+                try:
+                    found[name] = codec.decode(znode.data, kind)
+                except BadRecord:
+                    continue
+        return found
+
+
+def _fresh(task: Raw) -> bytes:
+    """The task without its history."""
+    fields: dict[str, Raw] = codec.decode(bytes(task), dict[str, Raw])
+    fields.pop("attempts", None)
+    return codec.encode(fields)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for this uid
+        return str(os.getuid())
