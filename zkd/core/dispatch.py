@@ -24,7 +24,7 @@ from enum import Enum
 from zkd.core.credits import Pace
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
-from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Fault, Node, NodeState, Task
+from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Fault, Node, NodeState, Status, Task
 
 # A kernel that no node has may be on a node that is just joining; a person waits no longer than a second.
 UNKNOWN_KERNEL_GRACE_S = 0.5
@@ -118,7 +118,7 @@ class End:
     id: TaskId
     czxid: int
     version: int
-    status: str
+    status: Status
     error: Fault
     attempt: int
     attempts: list[Attempt]
@@ -345,15 +345,15 @@ class Dispatch:
             nodes = ranked.get(need)
             if nodes is None:
                 nodes = ranked[need] = self._rank(need, room)
-            name = self._best_node(need, nodes, room)
-            if name is None:
+            best = self._best_node(need, nodes, room)
+            if best is None:
                 heapq.heappop(heads)
                 continue
-            self._give(self.tasks[heapq.heappop(queue)[2]], self.members[name])
-            self._dirty.add(name)
-            room[name] -= need.slots
-            if room[name] <= 0:
-                del room[name]
+            self._give(self.tasks[heapq.heappop(queue)[2]], self.members[best])
+            self._dirty.add(best)
+            room[best] -= need.slots
+            if room[best] <= 0:
+                del room[best]
             if self._live_queue(need):
                 heapq.heapreplace(heads, (queue[0], n, need))
             else:
@@ -451,7 +451,7 @@ class Dispatch:
                 self._end(entry, "rejected", Fault("kernel", message, path="$.kernel"))
             del self._unknown[need]
 
-    def _end(self, entry: Entry, status: str, error: Fault, *, is_dead: bool = False) -> None:
+    def _end(self, entry: Entry, status: Status, error: Fault, *, is_dead: bool = False) -> None:
         entry.phase = Phase.ENDING
         self._out.append(
             End(

@@ -1,0 +1,622 @@
+"""Composes a node: one TaskGroup that owns everything, from the first connection to the last.
+
+    session --- membership --- election --- dispatcher, reaper (while leading)
+          \\---- executor --- pool of workers        \\--- heartbeat
+           \\--- HTTP
+
+`Daemon` runs a node inside anybody's asyncio program and touches neither signals nor logging. `main` is what
+the command and the service run: it adds uvloop, logs, signals, systemd and the exit code.
+
+Order of an orderly stop: say so, stand down as leader, take nothing new, let work finish or hand it back,
+leave the cluster, close the session. The session outlives the work, or others would do it a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd import codec
+from zkd import log as zkd_log
+from zkd.core.clock import ServerClock
+from zkd.credentials import read_auth, tls_context
+from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
+from zkd.node.dispatcher import Dispatcher
+from zkd.node.election import Election, Reign
+from zkd.node.executor import Executor
+from zkd.node.heartbeat import Heartbeat, memory_bytes
+from zkd.node.membership import Membership
+from zkd.node.reaper import Reaper
+from zkd.notify import Notify
+from zkd.paths import Paths
+from zkd.records import BlobRef, Node, NodeState, NodeStatus, OperatorState
+from zkd.settings import Settings, address, changed, load
+from zkd.store import BlobStore
+from zkd.workers import Limits, Pool
+from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
+from zkd.zk.batch import Batch
+
+EX_OK = 0
+EX_CONFIG = 78  # systemd does not restart on this: a wrong setting stays wrong
+SWEEP_S = 60.0  # how often files of results that are gone are looked for
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Daemon:
+    """A node. `async with Daemon(settings) as daemon:` runs it until the block ends; leaving it stops in order.
+
+    Entering returns when the node can take work, and raises what kept it from that: `BadSettings`, or
+    `Unavailable` when ZooKeeper was not there within `patience_s`; None waits for as long as it takes.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, patience_s: float | None = 30.0) -> None:
+        self.settings = load() if settings is None else settings
+        self.name = self.settings.node.name
+        self.phase = Phase.STARTING
+        self._patience_s = patience_s
+        self._log: Log = zkd_log.get(node=self.name)
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._drained = False
+        self._state: NodeState = "active"
+        self._address: str | None = None
+        self._stack = AsyncExitStack()
+        self._group: asyncio.TaskGroup | None = None
+        self._paths = Paths(self.settings.zookeeper.root)
+        self._kernels: list[str] = []
+        self._version = version("zkd")
+        self.session: Session
+
+    # --- Life -------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException as error:
+            try:
+                await self._stack.__aexit__(type(error), error, error.__traceback__)
+            except BaseExceptionGroup as group:
+                raise _only_cause(group) from None
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                await self.drain()
+        finally:
+            self.phase = Phase.STOPPED
+            try:
+                await self._stack.__aexit__(kind, error, traceback)
+            except BaseExceptionGroup as group:
+                raise _only_cause(group) from None
+            self._log.info("daemon.stopped")
+
+    async def _start(self) -> None:
+        settings, stack = self.settings, self._stack
+        node = settings.node
+        self._lock_data_dir()
+        store = BlobStore(node.data_dir)
+        self._store = store
+        self._pool = await stack.enter_async_context(
+            Pool(
+                node.slots,
+                blob_dir=store.results,
+                modules=settings.workers.modules,
+                limits=Limits(
+                    memory=settings.workers.memory,
+                    blas_threads=settings.workers.threads,
+                    recycle_tasks=settings.workers.recycle_tasks,
+                    recycle_age_s=settings.workers.recycle_age_s,
+                ),
+                log=self._log,
+            )
+        )
+        for fault in self._pool.faults:
+            self._log.error("kernels.not_loaded", module=fault.module, error=fault.message)
+        self._kernels = sorted(kernel.name for kernel in self._pool.kernels)
+        await self._start_http()
+        await self._end_former_session()
+        zookeeper = settings.zookeeper
+        self.session = await stack.enter_async_context(
+            Session(
+                zookeeper.hosts,
+                timeout_s=zookeeper.session_timeout_s,
+                auth=read_auth(zookeeper),
+                tls=tls_context(zookeeper.tls),
+            )
+        )
+        self._compose()
+        stack.callback(self.session.subscribe(self._session_changed))
+        self._group = await stack.enter_async_context(_Tasks())
+        await self._wait_for_zookeeper()
+        for work in (
+            self.membership.run(self._joined),
+            self.election.run(lambda: self.membership.incarnation, self._lead),
+            self.executor.run(),
+            self.heartbeat.run(),
+            self._follow_operator(),
+            self._sweep(),
+        ):
+            self._group.create_task(work)
+        await self.membership.joined.wait()  # bounded: it joins, or raises and takes the group down
+        self.phase = Phase.SERVING
+        self._log.info("daemon.ready", slots=node.slots, kernels=len(self._kernels), http=self._address)
+
+    def _compose(self) -> None:
+        session, paths, name, settings = self.session, self._paths, self.name, self.settings
+        boot = os.urandom(4).hex()
+        clock = ServerClock()
+        writes = Batch(session)
+        self.membership = Membership(session, paths, self._record, boot, self._log)
+        self.executor = Executor(
+            session,
+            paths,
+            name,
+            self._pool,
+            settings.node.slots,
+            writes,
+            self._store,
+            clock,
+            self._log,
+            self._fetch,
+            lambda: self.settings.tasks.timeout_s,
+            lambda: self._address,
+        )
+        self.election = Election(session, paths, name, clock, self._log)
+        self.dispatcher = Dispatcher(session, paths, name, Batch(session), clock, self._log, self.executor.feed)
+        self.reaper = Reaper(
+            session,
+            paths,
+            clock,
+            self._log,
+            lambda: self.settings.tasks.result_ttl_s,
+            lambda: self.settings.tasks.dead_ttl_s,
+        )
+        self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
+
+    async def _wait_for_zookeeper(self) -> None:
+        waited_s = 0.0
+        while self._patience_s is None or waited_s < self._patience_s:
+            step_s = 1.0 if self._patience_s is None else min(1.0, self._patience_s - waited_s)
+            with suppress(ZooKeeperError):
+                await self.session.connected(step_s)
+                return
+            if self.session.state is State.CLOSED:
+                break
+            waited_s += step_s
+            self._log.info("zookeeper.awaited", hosts=self.settings.zookeeper.hosts, waited_s=waited_s)
+            self.on_waiting(waited_s)
+        await self.session.connected(0.01)
+
+    def on_waiting(self, waited_s: float) -> None:
+        """ZooKeeper has not been there for so long. A service tells its supervisor."""
+
+    async def drain(self) -> None:
+        """Take no new work, finish or hand back what there is, leave the cluster. Twice does nothing more."""
+        if self._drained:
+            return
+        self._drained = True
+        self.phase = Phase.STOPPING
+        self._log.info("daemon.draining", running=len(self.executor.running()), queued=self.executor.queued())
+        assert self._group is not None
+        self.membership.refresh()
+        drain = self._group.create_task(self._drain())
+        cut = self._group.create_task(self._stop_now.wait())
+        await asyncio.wait({drain, cut}, return_when=asyncio.FIRST_COMPLETED)
+        drain.cancel()
+        cut.cancel()
+
+    async def _drain(self) -> None:
+        await self.election.resign()
+        await self.executor.drain(self.settings.node.drain_timeout_s)
+        await self.heartbeat.remove()
+
+    async def run(self) -> None:
+        """Serve until `stop` is called. Use inside ``async with``."""
+        await self._stop.wait()  # unbounded: that is what a daemon is for
+
+    def stop(self, *, now: bool = False) -> None:
+        """Stop in order; `now`: without waiting for running tasks, which others will run again."""
+        self._stop.set()
+        if now:
+            self._stop_now.set()
+
+    def apply(self, settings: Settings) -> list[str]:
+        """Take over settings that may change while it runs; gives the changed keys that need a restart."""
+        live, restart = changed(self.settings, settings)
+        if live:
+            self.settings = msgspec.structs.replace(
+                self.settings,
+                tasks=settings.tasks,
+                node=msgspec.structs.replace(self.settings.node, drain_timeout_s=settings.node.drain_timeout_s),
+                log=msgspec.structs.replace(self.settings.log, level=settings.log.level),
+            )
+        self._log.info("settings.reloaded", changed=live, need_restart=restart)
+        return restart
+
+    # --- Parts ------------------------------------------------------------------------------------------
+
+    async def _lead(self, reign: Reign) -> None:
+        async with asyncio.TaskGroup() as group:
+            reaping = group.create_task(self.reaper.run(reign.check, self._ended))
+            try:
+                await self.dispatcher.lead(reign.session_id, reign.epoch, reign.check)
+            finally:
+                self.executor.unfed()
+                reaping.cancel()
+
+    def _ended(self) -> dict[str, float | None]:
+        mind = self.dispatcher.mind
+        return {} if mind is None else mind.ended
+
+    def _joined(self, incarnation: str, session_id: int) -> None:
+        self.executor.joined(incarnation, session_id)
+        credentials = self.session.credentials
+        if credentials is not None:
+            _write_private(self._session_file, msgspec.json.encode(_Former(self._cluster, credentials)))
+
+    def _session_changed(self, change: StateChange) -> None:
+        self._log.info("session.changed", state=change.state.name.lower(), session=f"{change.session_id:#x}")
+        if change.state in (State.EXPIRED, State.CLOSED):
+            self.executor.left()
+
+    def _record(self, incarnation: str) -> Node:
+        node = self.settings.node
+        return Node(
+            node=node.name,
+            incarnation=incarnation,
+            slots=node.slots,
+            labels=node.labels,
+            zone=node.zone,
+            memory=self.settings.workers.memory,
+            address=self._address,
+            host=platform.node(),
+            pid=os.getpid(),
+            version=self._version,
+            draining=self.phase is Phase.STOPPING or self._state == "draining",
+            kernels=self._kernels,
+        )
+
+    def _status(self) -> NodeStatus | None:
+        incarnation = self.membership.incarnation
+        if incarnation is None or self._drained:
+            return None
+        return NodeStatus(
+            node=self.name,
+            incarnation=incarnation,
+            state=self._state,
+            slots=self.settings.node.slots,
+            slots_used=self.executor.slots_used,
+            queued=self.executor.queued(),
+            running=self.executor.running(),
+            done=self.executor.tally.done,
+            failed=self.executor.tally.failed,
+            memory_bytes=memory_bytes(),
+            load_1m=round(os.getloadavg()[0], 2),
+            uptime_s=round(time.monotonic() - self._started, 1),
+            loop_lag_s=round(self.heartbeat.lag_s, 4),
+            published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    async def _follow_operator(self) -> None:
+        """Do what ``control/nodes/<node>`` says: active, draining, cordoned."""
+        path = self._paths.node_state(self.name)
+        wake = asyncio.Event()
+        wake.set()
+
+        def saw(_: Event | StateChange) -> None:
+            wake.set()
+
+        unsubscribe = self.session.subscribe(saw)
+        try:
+            await self.membership.joined.wait()
+            while True:
+                await wake.wait()
+                wake.clear()
+                if self.session.state is not State.CONNECTED:
+                    continue
+                try:
+                    wanted: NodeState = "active"
+                    if await self.session.exists(path, watch=saw) is not None:
+                        wanted = codec.decode((await self.session.get(path)).data, OperatorState).state
+                except NoNode:
+                    continue
+                except BadRecord as error:
+                    self._log.warning("node.state_unreadable", error=str(error))
+                    continue
+                except ZooKeeperError as error:
+                    self._log.info("node.state_not_read", error=str(error))
+                    continue
+                if wanted != self._state:
+                    await self._become(wanted)
+        finally:
+            unsubscribe()
+
+    async def _become(self, wanted: NodeState) -> None:
+        self._log.info("node.state_changed", old=self._state, new=wanted)
+        self._state = wanted
+        self.membership.refresh()
+        if wanted == "draining":
+            await self.executor.drain(self.settings.node.drain_timeout_s)
+        elif not self._drained:
+            self.executor.resume()
+
+    async def _fetch(self, ref: BlobRef) -> str:
+        """The path of a local file with this blob, fetched from another node if need be."""
+        here = self._store.find(ref.blob)
+        if here is not None:
+            return str(here)
+        import aiohttp
+
+        from zkd.net.fetch import opened
+
+        tried = []
+        async with aiohttp.ClientSession() as http:
+            for url in ref.nodes.values():
+                try:
+                    async with opened(http, url, ref) as chunks:
+                        return str(await self._store.receive(ref.blob, ref.size, ref.format, chunks))
+                except ResultLost as error:
+                    tried.append(str(error))
+        raise ResultLost(f"blob {ref.blob}: {'; '.join(tried) or 'no node serves it over HTTP'}")
+
+    async def _sweep(self) -> None:
+        """Remove the files of results that are no longer in the tree."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            if self.session.state is not State.CONNECTED:
+                continue
+            for task_id, files in self._store.task_ids().items():
+                try:
+                    if await self.session.exists(self._paths.result(task_id)) is None:
+                        for file in files:
+                            self._store.drop(file)
+                except ZooKeeperError:
+                    break
+
+    # --- HTTP -------------------------------------------------------------------------------------------
+
+    async def _start_http(self) -> None:
+        from zkd.net.server import serve
+
+        host, port = address(self.settings.node.http)
+        try:
+            port = await self._stack.enter_async_context(
+                serve(host, port, self._store, self._not_ready, lambda: self._samples())
+            )
+        except OSError as error:
+            raise BadSettings(f"node.http: cannot listen on {self.settings.node.http}: {error.strerror}") from None
+        if host in ("0.0.0.0", "::"):
+            host = platform.node()
+        self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def _not_ready(self) -> str | None:
+        if self.phase is not Phase.SERVING:
+            return str(self.phase.value)
+        if self.session.state is not State.CONNECTED:
+            return f"the ZooKeeper session is {self.session.state.name.lower()}"
+        if self._pool.degraded:
+            return "worker processes do not start"
+        return None if self._state == "active" else str(self._state)
+
+    def _samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        node = self.settings.node
+        yield "zkd_build_info", {"version": self._version, "node": node.name}, 1
+        yield "zkd_uptime_seconds", {}, time.monotonic() - self._started
+        yield "zkd_resident_memory_bytes", {}, memory_bytes()
+        if self.phase is Phase.STARTING:
+            return
+        for state in State:
+            yield "zkd_zk_session_state", {"state": state.name.lower()}, float(self.session.state is state)
+        yield "zkd_leader", {}, float(self.election.reign is not None)
+        yield "zkd_slots", {}, node.slots
+        yield "zkd_slots_used", {}, self.executor.slots_used
+        yield "zkd_tasks_queued", {}, self.executor.queued()
+        yield "zkd_loop_lag_seconds", {}, self.heartbeat.lag_s
+        for (kernel, status), count in self.executor.tally.by_kernel.items():
+            yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
+
+    # --- The data directory -----------------------------------------------------------------------------
+
+    @property
+    def _session_file(self) -> Path:
+        return self.settings.node.data_dir / "session"
+
+    @property
+    def _cluster(self) -> str:
+        return f"{self.settings.zookeeper.hosts}{self.settings.zookeeper.root}"
+
+    def _lock_data_dir(self) -> None:
+        directory = self.settings.node.data_dir
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise BadSettings(f"node.data_dir: {directory}: {error.strerror}") from None
+        self._stack.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadSettings(f"node.data_dir: {directory} is in use by another zkd daemon") from None
+
+    async def _end_former_session(self) -> None:
+        """End the session of our former life, so that its entry in nodes/ does not outlive it by a timeout."""
+        try:
+            former = msgspec.json.decode(self._session_file.read_bytes(), type=_Former)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as error:
+            self._log.warning("session.file_unreadable", error=str(error))
+            return
+        if former.cluster != self._cluster:
+            return
+        zookeeper = self.settings.zookeeper
+        try:
+            was_alive = await end_session(
+                zookeeper.hosts, former.credentials, auth=read_auth(zookeeper), tls=tls_context(zookeeper.tls)
+            )
+        except ZkdError as error:
+            self._log.info("session.former_not_ended", error=str(error))
+            return
+        self._session_file.unlink(missing_ok=True)
+        self._log.info("session.former_ended", was_alive=was_alive)
+
+
+class _Former(msgspec.Struct, frozen=True):
+    cluster: str
+    credentials: Credentials
+
+
+class _Tasks(asyncio.TaskGroup):
+    """A group whose long-lived tasks end with its block, not the block with them."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for task in list(self._tasks):  # type: ignore[attr-defined]
+            task.cancel()
+        await super().__aexit__(kind, error, traceback)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Replace a file that only we may read."""
+    half_written = path.with_suffix(".tmp")
+    fd = os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+    half_written.rename(path)
+
+
+# --- The command ------------------------------------------------------------------------------------------
+
+
+def main(settings: Settings, reload: Path | None = None, overrides: dict[str, object] | None = None) -> int:
+    """Run a daemon until it is told to stop; gives the exit code. SIGHUP reads `reload` again."""
+    import uvloop
+
+    zkd_log.configure(settings.log.level, settings.log.format)
+    notify = Notify.from_env()
+    try:
+        return uvloop.run(_serve(settings, notify, reload, overrides or {}))
+    except BadSettings as error:
+        zkd_log.get(node=settings.node.name).error("daemon.failed", error=str(error))
+        return EX_CONFIG
+    finally:
+        notify.close()
+
+
+async def _serve(settings: Settings, notify: Notify, reload: Path | None, overrides: dict[str, object]) -> int:
+    daemon = Daemon(settings, patience_s=None)
+    loop = asyncio.get_running_loop()
+    me = asyncio.current_task()
+    assert me is not None
+    log = zkd_log.get(node=settings.node.name)
+
+    def asked_to_stop() -> None:
+        if daemon.phase is Phase.STARTING:
+            me.cancel()
+        elif daemon.phase is Phase.STOPPING:
+            log.warning("daemon.stop_cut_short")
+            daemon.stop(now=True)
+        else:
+            daemon.stop()
+
+    def asked_to_reload() -> None:
+        notify.reloading()
+        try:
+            fresh = load(reload, overrides=overrides)
+        except BadSettings as error:
+            log.error("settings.refused", error=str(error))
+            notify.ready(f"settings refused, the old ones stay: {str(error).splitlines()[0]}")
+            return
+        zkd_log.set_level(fresh.log.level)
+        restart = daemon.apply(fresh)
+        notify.ready(f"restart needed for {', '.join(restart)}" if restart else _status_line(daemon))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop)
+    loop.add_signal_handler(signal.SIGHUP, asked_to_reload)
+    daemon.on_waiting = lambda waited_s: notify.extend(  # type: ignore[method-assign]
+        10.0, f"waiting for ZooKeeper {settings.zookeeper.hosts} ({waited_s:.0f} s)"
+    )
+    try:
+        async with daemon, asyncio.TaskGroup() as group:
+            notify.ready(_status_line(daemon))
+            supervised = group.create_task(_tell_supervisor(daemon, notify))
+            await daemon.run()
+            notify.stopping("draining")
+            await daemon.drain()
+            supervised.cancel()
+    except asyncio.CancelledError:
+        if daemon.phase is not Phase.STOPPED and not daemon._stop.is_set():
+            log.info("daemon.stopped_before_ready")
+    return EX_OK
+
+
+async def _tell_supervisor(daemon: Daemon, notify: Notify) -> None:
+    """Feed the watchdog from the loop that does the work, so that a wedged loop is found out.
+
+    A lost ZooKeeper is no reason to starve it: a restart would not bring it back.
+    """
+    interval_s = notify.watchdog_s / 2 if notify.watchdog_s else 5.0
+    interval_s = min(interval_s, 5.0)
+    said = ""
+    while True:
+        notify.alive()
+        if daemon.phase is Phase.STOPPING:
+            notify.extend(10.0, f"draining, {len(daemon.executor.running())} running")
+        line = _status_line(daemon)
+        if line != said and daemon.phase is Phase.SERVING:
+            notify.status(line)
+            said = line
+        await asyncio.sleep(min(interval_s, 1.0 if daemon.phase is Phase.STOPPING else interval_s))
+
+
+def _status_line(daemon: Daemon) -> str:
+    role = "leads" if daemon.election.reign is not None else "follows"
+    connection = daemon.session.state.name.lower()
+    return (
+        f"{daemon.name} {role}, {connection}, {daemon.executor.slots_used}/{daemon.settings.node.slots} slots,"
+        f" {daemon.executor.tally.done} done"
+    )
+
+
+def _only_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error inside nested groups, so that people can catch it by its name; the group if there are more."""
+    causes = list(_leaves(group))
+    return causes[0] if len(causes) == 1 else group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -1,0 +1,1 @@
+"""HTTP between nodes and to people. ZooKeeper carries decisions, never bulk: what is large travels here."""

@@ -1,0 +1,486 @@
+"""The leader's hands: tells `zkd.core.dispatch` what happens in the tree, and does what it says.
+
+Everything is read once and watched afterwards: one recursive watch on tasks/, one on nodes/, one on the
+node states. An event only names a path; what stands there is read, many paths to a packet. After every
+reconnect the picture is thrown away and made anew from the tree, because watches do not replay.
+
+All writes carry the epoch check, so a deposed leader cannot change anything. A write that is refused
+because a task has moved on needs no answer here: the same change is on its way as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd import codec
+from zkd.core.clock import ServerClock
+from zkd.core.dispatch import Assign, Dispatch, End, Mourn, TakeBack
+from zkd.errors import (
+    BadRecord,
+    MultiFailed,
+    NoAuth,
+    NodeExists,
+    NoNode,
+    NotEmpty,
+    OutcomeUnknown,
+    SessionExpired,
+    Unavailable,
+    ZooKeeperError,
+)
+from zkd.paths import NodeId, Paths, TaskId, leaf
+from zkd.records import Assignment, Dead, Fault, Node, OperatorState, Result, Task
+from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State
+from zkd.zk.batch import Batch
+
+READ_AT_ONCE = 100
+# A change of state is told at once; this is for what a watch missed, and costs one list of children.
+RECONCILE_S = 60.0
+FRESH_MAX = 2_000  # tasks just read, kept so that the leader's own node need not read them again
+FRESH_BYTES_MAX = 4096
+
+
+class Fresh(NamedTuple):
+    """A task as the leader read it, ready for its own node's executor."""
+
+    task: Task
+    stat: Stat
+
+
+class Refused(Exception):  # noqa: N818  # a signal inside this module
+    """The leader's write came too late: another epoch has begun."""
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        session: Session,
+        paths: Paths,
+        node: NodeId,
+        writes: Batch,
+        clock: ServerClock,
+        log: Log,
+        hand_over: Callable[[Assignment, dict[TaskId, Fresh]], None],
+    ) -> None:
+        self._session = session
+        self._paths = paths
+        self._node = node
+        self._writes = writes
+        self._clock = clock
+        self._log = log
+        self._hand_over = hand_over  # our own node's share goes to its executor directly
+        self._events: list[Event] = []
+        self._wake = asyncio.Event()
+        self._to_read: OrderedDict[TaskId, None] = OrderedDict()
+        self._reads = asyncio.Event()
+        self._fresh: OrderedDict[TaskId, Fresh] = OrderedDict()
+        self.mind: Dispatch | None = None
+
+    async def lead(self, session_id: int, epoch: int, check: Check) -> None:
+        """One reign. Ends when the epoch is over; cancelled when the session is."""
+        unsubscribe = self._session.subscribe(lambda _: self._wake.set())
+        watched = (self._paths.tasks, self._paths.nodes, self._paths.node_states)
+        is_watching = False
+        try:
+            while True:
+                try:
+                    await self._session.connected(self._session.timeout_s)
+                    if not is_watching:
+                        for path in watched:
+                            await self._session.add_watch(path, self._saw, recursive=True)
+                        is_watching = True
+                    await self._reign(session_id, epoch, check)
+                except (Unavailable, OutcomeUnknown) as error:
+                    self._log.info("dispatch.interrupted", error=str(error))
+                    await asyncio.sleep(0.01)
+                except (SessionExpired, Refused):
+                    return
+        finally:
+            unsubscribe()
+            self.mind = None
+            if is_watching and self._session.state is State.CONNECTED:
+                for path in watched:
+                    await self._stop_watching(path)
+
+    async def _stop_watching(self, path: str) -> None:
+        try:
+            await self._session.remove_watch(path, self._saw)
+        except ZooKeeperError:
+            return  # it ends with the session
+
+    async def _reign(self, session_id: int, epoch: int, check: Check) -> None:
+        """Lead over one unbroken connection."""
+        connection = self._session.epoch
+        self._events.clear()
+        self._to_read.clear()
+        self._fresh.clear()
+        mind = Dispatch(self._node)
+        await self._load(mind)
+        self.mind = mind
+        is_refused = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read_tasks(mind, group))
+                await self._decide(mind, group, connection, session_id, epoch, check)
+        except* (SessionExpired, Refused):
+            is_refused = True
+        except* (Unavailable, OutcomeUnknown):
+            pass
+        if is_refused:
+            raise Refused
+        raise Unavailable(self._paths.tasks, "the connection was lost while leading")
+
+    # --- Knowing ----------------------------------------------------------------------------------------
+
+    async def _load(self, mind: Dispatch) -> None:
+        """The picture from the tree: nodes, what they hold, then everything that waits."""
+        now = self._now()
+        for node, data in await self._read_all(self._paths.node_states):
+            self._node_state(mind, node, data)
+        for node, data in await self._read_all(self._paths.nodes):
+            self._node_here(mind, node, data, now)
+        given = []
+        for node, data in await self._read_all(self._paths.assignments):
+            try:
+                given.append((node, codec.decode(data, Assignment)))
+            except BadRecord as error:
+                self._log.warning("assignment.unreadable", node=node, error=str(error))
+        held = {assigned.id for _, assignment in given for assigned in assignment.tasks}
+        waiting = await self._session.children(self._paths.tasks)
+        first = [task_id for task_id in waiting if task_id in held]
+        for start in range(0, len(first), READ_AT_ONCE):
+            await self._read(mind, first[start : start + READ_AT_ONCE])
+        for node, assignment in given:
+            mind.assignment_found(node, assignment.incarnation, assignment.tasks, now)
+        for task_id in waiting:
+            if task_id not in mind.tasks:
+                self._to_read[task_id] = None
+        self._reads.set()
+        self._log.info("dispatch.loaded", tasks=len(waiting), nodes=len(mind.members), held=len(held))
+
+    async def _read_all(self, directory: str) -> list[tuple[str, bytes]]:
+        names = await self._session.children(directory)
+        found = []
+        for start in range(0, len(names), READ_AT_ONCE):
+            some = names[start : start + READ_AT_ONCE]
+            for name, got in zip(some, await self._session.get_many([f"{directory}/{n}" for n in some]), strict=True):
+                if not isinstance(got, ZooKeeperError):
+                    found.append((name, got.data))
+        return found
+
+    def _saw(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    def _take_events(self, mind: Dispatch, group: asyncio.TaskGroup) -> None:
+        events, self._events = self._events, []
+        now = self._now()
+        tasks = f"{self._paths.tasks}/"
+        for event in events:
+            path = event.path
+            if path.startswith(tasks):
+                task_id = path[len(tasks) :]
+                if "/" in task_id:
+                    if event.type is EventType.CREATED:
+                        self._log.warning("task.has_child", path=path)
+                elif event.type is EventType.DELETED:
+                    self._to_read.pop(task_id, None)
+                    self._fresh.pop(task_id, None)
+                    mind.task_gone(task_id, now)
+                elif event.type is not EventType.CHILDREN:
+                    self._to_read[task_id] = None
+            elif event.type is EventType.DELETED:
+                if path.startswith(f"{self._paths.nodes}/"):
+                    node = leaf(path)
+                    self._log.info("node.lost", lost=node)
+                    mind.node_lost(node, now)
+                elif path.startswith(f"{self._paths.node_states}/"):
+                    mind.node_state(leaf(path), "active")
+            elif event.type is not EventType.CHILDREN:
+                group.create_task(self._read_node(mind, path))
+        if self._to_read:
+            self._reads.set()
+
+    async def _read_node(self, mind: Dispatch, path: str) -> None:
+        try:
+            data = (await self._session.get(path)).data
+        except NoNode:
+            return  # it went; that is an event of its own
+        if path.startswith(f"{self._paths.node_states}/"):
+            self._node_state(mind, leaf(path), data)
+        elif path.startswith(f"{self._paths.nodes}/"):
+            self._node_here(mind, leaf(path), data, self._now())
+        self._wake.set()
+
+    def _node_here(self, mind: Dispatch, node: NodeId, data: bytes, now: float) -> None:
+        try:
+            record = codec.decode(data, Node)
+            if record.node != node or record.slots < 1:
+                raise BadRecord("$.node", f"expected {node!r} with slots, got {record.node!r} with {record.slots}")
+        except BadRecord as error:
+            self._log.warning("node.unreadable", unreadable=node, error=str(error))
+            return
+        if node not in mind.members or mind.members[node].record.incarnation != record.incarnation:
+            self._log.info("node.seen", seen=node, slots=record.slots, incarnation=record.incarnation)
+        mind.node_here(record, now)
+
+    def _node_state(self, mind: Dispatch, node: NodeId, data: bytes) -> None:
+        try:
+            mind.node_state(node, codec.decode(data, OperatorState).state)
+        except BadRecord as error:
+            self._log.warning("node.state_unreadable", of=node, error=str(error))
+
+    async def _read_tasks(self, mind: Dispatch, group: asyncio.TaskGroup) -> None:
+        """Read what events named; two packets are on their way at once, so that reading never waits for deciding."""
+        room = asyncio.Semaphore(2)
+
+        async def read(some: list[TaskId]) -> None:
+            try:
+                await self._read(mind, some)
+            finally:
+                room.release()
+            self._wake.set()
+
+        while True:
+            await self._reads.wait()
+            await room.acquire()
+            some: list[TaskId] = []
+            while self._to_read and len(some) < READ_AT_ONCE:
+                some.append(self._to_read.popitem(last=False)[0])
+            if not self._to_read:
+                self._reads.clear()
+            if some:
+                group.create_task(read(some))
+            else:
+                room.release()
+
+    async def _read(self, mind: Dispatch, task_ids: list[TaskId]) -> None:
+        paths = self._paths
+        found = await self._session.get_many([paths.task(task_id) for task_id in task_ids])
+        now = self._now()
+        for task_id, got in zip(task_ids, found, strict=True):
+            if isinstance(got, NoNode):
+                mind.task_gone(task_id, now)
+            elif isinstance(got, NoAuth):
+                # `exists` needs no permission, and deleting is a right on the directory, which is ours.
+                stat = await self._session.exists(paths.task(task_id))
+                self._log.warning("task.unreadable", id=task_id, error=str(got))
+                if stat is not None:
+                    mind.task_unreadable(task_id, stat.czxid, stat.version, "its ACL does not let zkd read it")
+            elif isinstance(got, ZooKeeperError):
+                raise got
+            else:
+                if task_id in mind.ended and await self._is_answered(task_id, got.stat):
+                    continue
+                task = self._decode(task_id, got.data)
+                age_s = self._clock.age_s(got.stat.ctime, now)
+                mind.task_read(task_id, got.stat.czxid, got.stat.version, task, age_s=age_s, now=now)
+                if isinstance(task, Task) and len(got.data) <= FRESH_BYTES_MAX:
+                    self._fresh[task_id] = Fresh(task, got.stat)
+                    if len(self._fresh) > FRESH_MAX:
+                        self._fresh.popitem(last=False)
+
+    def _decode(self, task_id: TaskId, data: bytes) -> Task | BadRecord:
+        try:
+            return codec.decode_task(data)
+        except BadRecord as error:
+            self._log.info("task.rejected", id=task_id[:140], error=str(error))
+            return error
+
+    async def _is_answered(self, task_id: TaskId, stat: Stat) -> bool:
+        """An id that was dropped again while its result is kept is answered by that result."""
+        if await self._session.exists(self._paths.result(task_id)) is None:
+            return False
+        self._log.info("task.answered_already", id=task_id)
+        try:
+            await self._session.delete(self._paths.task(task_id), stat.version)
+        except ZooKeeperError as error:
+            self._log.info("task.not_deleted", id=task_id, error=str(error))
+        return True
+
+    # --- Acting -----------------------------------------------------------------------------------------
+
+    async def _decide(
+        self,
+        mind: Dispatch,
+        group: asyncio.TaskGroup,
+        connection: int,
+        session_id: int,
+        epoch: int,
+        check: Check,
+    ) -> None:
+        """Decide as things happen; one write of assignments is on its way at a time, and carries all that is due."""
+        while True:
+            self._wake.clear()
+            if self._session.epoch != connection or self._session.state is not State.CONNECTED:
+                raise Unavailable(self._paths.tasks, "the connection changed")
+            self._take_events(mind, group)
+            assigns: list[Assign] = []
+            for command in mind.commands(self._now()):
+                if isinstance(command, Assign):
+                    assigns.append(command)
+                elif isinstance(command, End):
+                    group.create_task(self._end(command, session_id, check))
+                elif isinstance(command, TakeBack):
+                    group.create_task(self._take_back(command, session_id, check))
+                else:
+                    group.create_task(self._mourn(command, session_id, check))
+            if assigns:
+                await self._assign(assigns, session_id, epoch, check)
+                continue
+            timer = mind.next_timer()
+            wait_s = RECONCILE_S if timer is None else max(0.0, timer - self._now())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                if timer is None:
+                    await self._reconcile(mind)
+
+    async def _assign(self, assigns: list[Assign], session_id: int, epoch: int, check: Check) -> None:
+        paths = self._paths
+        lists = {assign.node: Assignment(epoch, assign.incarnation, assign.tasks) for assign in assigns}
+        writes = [SetData(paths.assignment(node), codec.encode(what), -1) for node, what in lists.items()]
+        try:
+            await self._session.multi([check, *writes], within=session_id)
+        except MultiFailed as refusal:
+            if refusal.index == 0:
+                raise Refused from None
+            if not isinstance(refusal.cause, NoNode):
+                raise refusal.cause from None
+            # Somebody removed assign/<node>. Make it again; the next round writes it.
+            await self._session.create(refusal.path or "", codec.encode(lists[leaf(refusal.path or "")]))
+            raise Unavailable(refusal.path, "assign/ was damaged and is mended") from None
+        mine = lists.get(self._node)
+        if mine is not None:
+            self._hand_over(mine, self._fresh)
+        for assign in assigns:
+            if assign.node != self._node:
+                for assigned in assign.tasks:
+                    self._fresh.pop(assigned.id, None)
+
+    async def _end(self, end: End, session_id: int, check: Check) -> None:
+        paths = self._paths
+        ops: list[Check | Create | Delete | SetData] = [check, Delete(paths.task(end.id), end.version)]
+        ops.append(
+            Create(
+                paths.result(end.id),
+                codec.encode(
+                    Result(
+                        status=end.status,
+                        attempt=end.attempt,
+                        error=end.error,
+                        owner=f"leader of epoch {check.version}",
+                        czxid=end.czxid,
+                        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                        ttl_s=end.ttl_s,
+                        traceparent=end.traceparent,
+                        attempts=end.attempts,
+                    )
+                ),
+            )
+        )
+        if end.is_dead:
+            ops.append(await self._obituary(end))
+        self._log.info("task.ended", id=end.id[:140], status=end.status, error=end.error.message)
+        await self._commit_end(end, ops, session_id)
+
+    async def _commit_end(self, end: End, ops: list[Check | Create | Delete | SetData], session_id: int) -> None:
+        paths = self._paths
+        for _ in range(5):
+            try:
+                await self._writes.commit(ops, within=session_id)
+                return
+            except MultiFailed as refusal:
+                if refusal.index == 0:
+                    raise Refused from None
+                if refusal.index == 1 and isinstance(refusal.cause, NotEmpty):
+                    await self._clear(paths.task(end.id))
+                elif refusal.index == 2 and isinstance(refusal.cause, NodeExists):
+                    ops = ops[:2]  # answered by the result that is there
+                elif refusal.index == 3 and isinstance(refusal.cause, NodeExists):
+                    obituary = ops[3]
+                    assert isinstance(obituary, Create)
+                    ops[3] = SetData(obituary.path, obituary.data, -1)
+                elif isinstance(refusal.cause, (NoNode, NotEmpty)):
+                    return
+                else:
+                    self._log.info("task.moved_on", id=end.id[:140], error=str(refusal.cause))
+                    return
+        self._log.error("task.not_ended", id=end.id[:140], status=end.status)
+
+    async def _clear(self, path: str) -> None:
+        """Remove what somebody put below a task: a znode with children cannot be deleted."""
+        for child in await self._session.children(path):
+            try:
+                await self._session.delete(f"{path}/{child}", -1)
+            except NotEmpty:
+                await self._clear(f"{path}/{child}")
+            except (NoNode, NoAuth) as error:
+                self._log.warning("task.child_not_removed", path=f"{path}/{child}", error=str(error))
+
+    async def _obituary(self, end: End) -> Create:
+        try:
+            text = (await self._session.get(self._paths.task(end.id))).data
+        except NoNode:
+            text = b"{}"
+        dead = Dead(msgspec.Raw(text), end.error, end.attempts, datetime.now(UTC).isoformat(timespec="milliseconds"))
+        return Create(self._paths.dead_task(end.id), codec.encode(dead))
+
+    async def _take_back(self, command: TakeBack, session_id: int, check: Check) -> None:
+        """Shut the lost holder out. The event of this very write brings the task back to the queue."""
+        path = self._paths.task(command.id)
+        try:
+            found = await self._session.get(path)
+            if found.stat.version != command.version:
+                return  # it moved on by itself, which is an event of its own
+            task = codec.decode_task(found.data)
+            moved = msgspec.structs.replace(task, attempts=[*task.attempts, command.attempt])
+            await self._writes.commit([check, SetData(path, codec.encode(moved), command.version)], within=session_id)
+            self._log.info("task.taken_back", id=command.id, lost=command.attempt.node)
+        except MultiFailed as refusal:
+            if refusal.index == 0:
+                raise Refused from None
+        except (NoNode, BadRecord):
+            return
+
+    async def _mourn(self, command: Mourn, session_id: int, check: Check) -> None:
+        result = Result(
+            status="cancelled",
+            attempt=command.attempt,
+            error=Fault("cancelled", "the task was deleted before it ended"),
+            owner=f"leader of epoch {check.version}",
+            czxid=command.czxid,
+            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            ttl_s=command.ttl_s,
+            traceparent=command.traceparent,
+            attempts=command.attempts,
+        )
+        try:
+            await self._writes.commit(
+                [check, Create(self._paths.result(command.id), codec.encode(result))], within=session_id
+            )
+            self._log.info("task.cancelled", id=command.id[:140])
+        except MultiFailed as refusal:
+            if refusal.index == 0:
+                raise Refused from None
+
+    async def _reconcile(self, mind: Dispatch) -> None:
+        """Events can be missed by mistake, never by design: compare the list of ids with the picture now and then."""
+        there = set(await self._session.children(self._paths.tasks))
+        now = self._now()
+        for task_id in mind.tasks.keys() - there:
+            mind.task_gone(task_id, now)
+        for task_id in there - mind.tasks.keys():
+            self._to_read[task_id] = None
+        if self._to_read:
+            self._reads.set()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

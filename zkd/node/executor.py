@@ -1,0 +1,664 @@
+"""Works on what ``assign/<node>`` lists: reads the tasks, runs them in worker processes, publishes the outcome.
+
+A task is held from the moment its line is seen until its outcome stands in the tree, in the states of
+`zkd.core.lifecycle`. The outcome is one transaction: delete the task at the version we were given, create the
+result. A stale version makes it fail, and then somebody else has the task and ours never happened.
+
+Everything here belongs to one session. When that is over, the leader has given our tasks to others: what runs
+is killed, what is finished is thrown away. While the connection is merely gone, kernels go on and outcomes wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Raw
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd import codec
+from zkd.core.clock import ServerClock
+from zkd.core.lifecycle import (
+    Publish,
+    State,
+    Step,
+    TryAgain,
+    advance,
+    handed_back,
+    judge,
+)
+from zkd.errors import (
+    BadRecord,
+    MultiFailed,
+    NodeExists,
+    NoNode,
+    NotEmpty,
+    OutcomeUnknown,
+    ResultLost,
+    SessionExpired,
+    TooLarge,
+    Unavailable,
+    ZooKeeperError,
+)
+from zkd.paths import NodeId, Paths, TaskId
+from zkd.records import Assigned, Assignment, BlobRef, Dead, Fault, Result, Running, Task
+from zkd.store import BlobStore
+from zkd.workers import Call, Cancelled, Died, Failed, Finished, Outcome, Pool, Rejected, TimedOut
+from zkd.zk import Create, Delete, Session, SetData, Stat
+from zkd.zk import State as Connection
+from zkd.zk.batch import Batch
+
+READ_AT_ONCE = 50
+PUBLISH_TRIES = 8  # each for another reason; more than that is a fault to report, not to fight
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One task in our hands."""
+
+    line: Assigned
+    state: State = State.READING
+    task: Task | None = None
+    expires_at: float | None = None
+    since: float = 0.0
+    started: float = 0.0
+    progress: float | None = None
+    note: str | None = None
+    work: asyncio.Task[None] | None = None
+    stopped_for: str | None = None  # cancelled | drain | session, once somebody wants it to end early
+
+    def advance(self, step: Step) -> None:
+        self.state = advance(self.state, step, f"task {self.line.id} attempt {self.line.attempt}")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this node has done since it started."""
+
+    done: int = 0
+    failed: int = 0
+    by_kernel: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def count(self, kernel: str, status: str) -> None:
+        if status == "done":
+            self.done += 1
+        else:
+            self.failed += 1
+        key = (kernel, status)
+        self.by_kernel[key] = self.by_kernel.get(key, 0) + 1
+
+
+class Executor:
+    def __init__(
+        self,
+        session: Session,
+        paths: Paths,
+        node: NodeId,
+        pool: Pool,
+        slots: int,
+        writes: Batch,
+        store: BlobStore,
+        clock: ServerClock,
+        log: Log,
+        fetch: Callable[[BlobRef], Awaitable[str]],
+        timeout_s: Callable[[], float],
+        address: Callable[[], str | None],
+    ) -> None:
+        self._session = session
+        self._paths = paths
+        self._node = node
+        self._pool = pool
+        self._slots = slots
+        self._writes = writes
+        self._store = store
+        self._clock = clock
+        self._log = log
+        self._fetch = fetch
+        self._timeout_s = timeout_s
+        self._address = address
+        self._held: dict[TaskId, Held] = {}
+        self._done: set[Assigned] = set()  # lines that still stand in assign/ although we are through with them
+        self._queue: list[tuple[int, int, TaskId]] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._incarnation: str | None = None
+        self._session_id = 0
+        self._connection = 0
+        self._is_draining = False
+        self._is_fed = False  # our own dispatcher leads and hands us our share directly
+        self._group: asyncio.TaskGroup | None = None
+        self.slots_used = 0
+        self.tally = Tally()
+
+    # --- What others ask and tell -----------------------------------------------------------------------
+
+    def joined(self, incarnation: str, session_id: int) -> None:
+        """A session has begun, with our entry in nodes/. What we held in an older one is not ours any more."""
+        self._abandon("session")
+        self._incarnation = incarnation
+        self._session_id = session_id
+        self._done.clear()
+        self._wake.set()
+
+    def left(self) -> None:
+        """The session is over."""
+        self._incarnation = None
+        self._abandon("session")
+
+    def feed(self, assignment: Assignment, fresh: Mapping[TaskId, tuple[Task, Stat]]) -> None:
+        """Our share, from the dispatcher in this very process, which has just written it to assign/."""
+        self._is_fed = True
+        self._take(assignment, fresh)
+
+    def unfed(self) -> None:
+        """Our own dispatcher leads no longer; from here on assign/<node> is to be read."""
+        self._is_fed = False
+        self._wake.set()
+
+    def queued(self) -> int:
+        return sum(held.state in (State.READING, State.QUEUED) for held in self._held.values())
+
+    def running(self) -> list[Running]:
+        now = self._now()
+        return [
+            Running(
+                held.line.id,
+                held.task.kernel if held.task else "",
+                held.line.attempt,
+                round(now - held.started, 3),
+                held.progress,
+                held.note,
+            )
+            for held in self._held.values()
+            if held.state is State.RUNNING
+        ]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, hand back what has not begun, let the rest run, and hand back what still runs then."""
+        self._is_draining = True
+        waiting = [held for held in self._held.values() if held.state in (State.READING, State.QUEUED)]
+        assert self._group is not None
+        for held in waiting:
+            held.stopped_for = "drain"
+            if held.state is State.QUEUED:
+                held.work = self._group.create_task(self._hand_back(held))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            running = [held for held in self._held.values() if held.state is State.RUNNING]
+            self._log.warning("drain.timed_out", handed_back=len(running))
+            for held in running:
+                self._stop(held, "drain")
+            try:
+                async with asyncio.timeout(5.0):
+                    await self._idle.wait()
+            except TimeoutError:
+                self._log.error("drain.not_finished", held=len(self._held))
+
+    def resume(self) -> None:
+        """Take work again."""
+        self._is_draining = False
+        self._wake.set()
+
+    # --- The loop ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow assign/<node> for as long as the daemon lives."""
+        path = self._paths.assignment(self._node)
+        unsubscribe = self._session.subscribe(lambda _: self._wake.set())
+        is_watching = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    if self._session.state in (Connection.EXPIRED, Connection.CLOSED):
+                        self.left()
+                    if self._session.state is not Connection.CONNECTED or self._incarnation is None:
+                        continue
+                    try:
+                        if not is_watching:
+                            await self._session.add_watch(path, lambda _: self._wake.set())
+                            is_watching = True
+                        is_new_connection = self._session.epoch != self._connection
+                        if self._is_fed and not is_new_connection:
+                            continue
+                        self._connection = self._session.epoch
+                        found = await self._session.get(path)
+                        self._take(codec.decode(found.data, Assignment), {})
+                    except NoNode:
+                        continue  # the leader makes it when it has something for us
+                    except BadRecord as error:
+                        self._log.warning("assignment.unreadable", error=str(error))
+                    except (Unavailable, OutcomeUnknown, SessionExpired) as error:
+                        self._log.info("assignment.not_read", error=str(error))
+                        self._connection = 0
+                        if self._session.state is Connection.CONNECTED:
+                            self._wake.set()
+                            await asyncio.sleep(0.02)
+        finally:
+            unsubscribe()
+            self._group = None
+
+    def _take(self, assignment: Assignment, fresh: Mapping[TaskId, tuple[Task, Stat]]) -> None:
+        """Compare what we hold with what we should hold."""
+        if assignment.incarnation != self._incarnation:
+            return  # meant for a former life of ours
+        wanted = set(assignment.tasks)
+        self._done &= wanted
+        for held in list(self._held.values()):
+            if held.line not in wanted:
+                self._stop(held, "cancelled")
+        if self._is_draining:
+            return
+        to_read: list[Held] = []
+        now = self._now()
+        for line in assignment.tasks:
+            if line.id in self._held or line in self._done:
+                continue
+            held = self._held[line.id] = Held(line, since=now)
+            self._idle.clear()
+            known = fresh.get(line.id)
+            if known is not None and _life(known[1]) == _life(line):
+                self._queue_up(held, known[0], known[1])
+            else:
+                to_read.append(held)
+        for start in range(0, len(to_read), READ_AT_ONCE):
+            assert self._group is not None
+            self._group.create_task(self._read(to_read[start : start + READ_AT_ONCE]))
+        self._start_what_fits()
+
+    async def _read(self, some: list[Held]) -> None:
+        while True:
+            try:
+                found = await self._session.get_many([self._paths.task(held.line.id) for held in some])
+                break
+            except (Unavailable, OutcomeUnknown):
+                if not await self._reconnected():
+                    return
+            except SessionExpired:
+                return
+        for held, got in zip(some, found, strict=True):
+            if self._held.get(held.line.id) is not held:
+                continue  # dropped meanwhile
+            if isinstance(got, ZooKeeperError) or _life(got.stat) != _life(held.line):
+                self._drop(held)  # cancelled, or moved on: the leader hears of it by an event
+                continue
+            try:
+                task = codec.decode_task(got.data)
+            except BadRecord as error:
+                self._log.warning("task.unreadable", id=held.line.id, error=str(error))
+                self._drop(held)
+                continue
+            self._queue_up(held, task, got.stat)
+        self._start_what_fits()
+
+    def _queue_up(self, held: Held, task: Task, stat: Stat) -> None:
+        held.task = task
+        held.advance(Step.READ)
+        if task.not_after_s is not None:
+            now = self._now()
+            held.expires_at = now + task.not_after_s - self._clock.age_s(stat.ctime, now)
+        if held.stopped_for is not None:
+            assert self._group is not None
+            held.work = self._group.create_task(self._hand_back(held))
+        else:
+            heapq.heappush(self._queue, (-task.priority, held.line.czxid, held.line.id))
+
+    def _start_what_fits(self) -> None:
+        assert self._group is not None
+        while self._queue and self.slots_used < self._slots:
+            held = self._held.get(self._queue[0][2])
+            if held is None or held.state is not State.QUEUED or held.stopped_for or held.work:
+                heapq.heappop(self._queue)
+                continue
+            task = held.task
+            assert task is not None
+            if self.slots_used + task.slots > self._slots:
+                return
+            heapq.heappop(self._queue)
+            self.slots_used += task.slots
+            held.advance(Step.STARTED)
+            held.started = self._now()
+            held.work = self._group.create_task(self._run(held, task))
+
+    # --- One task ---------------------------------------------------------------------------------------
+
+    async def _run(self, held: Held, task: Task) -> None:
+        try:
+            outcome = await self._outcome(held, task)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            assert current is not None
+            if held.stopped_for is None:
+                raise  # the daemon itself ends
+            current.uncancel()
+            outcome = Cancelled(self._now() - held.started)
+        finally:
+            self.slots_used -= task.slots
+            self._start_what_fits_later()
+        if held.state is not State.RUNNING:
+            return  # dropped while it ran
+        if isinstance(outcome, Cancelled):
+            if held.stopped_for == "drain":
+                await self._hand_back(held)
+            else:
+                held.advance(Step.ENDED)
+                await self._was_cancelled(held, outcome.run_s)
+            return
+        await self._settle(held, task, outcome)
+
+    def _start_what_fits_later(self) -> None:
+        if self._group is not None and self._queue:
+            self._start_what_fits()
+
+    async def _outcome(self, held: Held, task: Task) -> Outcome:
+        line = held.line
+        timeout_s = task.timeout_s or self._timeout_s()
+        if held.expires_at is not None:
+            timeout_s = min(timeout_s, max(0.0, held.expires_at - self._now()))
+            if timeout_s == 0.0:
+                return TimedOut(0.0)
+        try:
+            files = await self._files(task)
+        except (ResultLost, BadRecord) as error:
+            where = error.where if isinstance(error, BadRecord) else "$.args"
+            return (
+                Rejected(where, str(error))
+                if isinstance(error, BadRecord)
+                else Failed("ResultLost", str(error), "", 0.0)
+            )
+        call = Call(
+            kernel=task.kernel,
+            args=bytes(task.args),
+            kwargs=bytes(task.kwargs),
+            items=None if task.items is msgspec.UNSET else bytes(task.items),
+            files=files,
+            task_id=line.id,
+            attempt=line.attempt,
+            fence=f"{line.czxid:x}.{line.version:x}.{self._incarnation}",
+            memory=task.memory,
+        )
+
+        def progressed(fraction: float | None, note: str | None) -> None:
+            held.progress, held.note = fraction, note
+
+        return await self._pool.run(call, timeout_s=timeout_s, on_progress=progressed)
+
+    async def _files(self, task: Task) -> dict[str, str]:
+        """Local files for the blobs that the arguments refer to."""
+        texts = [task.args, task.kwargs, *([] if task.items is msgspec.UNSET else [task.items])]
+        if not any(b'"blob"' in bytes(text) for text in texts):
+            return {}
+        refs: list[BlobRef] = []
+        for text in texts:
+            refs.extend(blob_refs(msgspec.json.decode(text)))
+        return {ref.blob: await self._fetch(ref) for ref in refs}
+
+    async def _settle(self, held: Held, task: Task, outcome: Outcome) -> None:
+        held.advance(Step.ENDED)
+        line = held.line
+        if isinstance(outcome, Finished):
+            verdict: Publish | TryAgain = Publish("done", attempts=tuple(task.attempts))
+        elif isinstance(outcome, Rejected):
+            verdict = Publish("rejected", Fault("arguments", f"{outcome.path}: {outcome.message}", outcome.path))
+        elif isinstance(outcome, TimedOut) and held.expires_at is not None and held.expires_at <= self._now():
+            verdict = Publish("expired", Fault("expired", "not_after_s passed before the task ended"))
+        elif isinstance(outcome, TimedOut):
+            fault = Fault("timeout", f"stopped after {outcome.after_s:g} s, its time limit")
+            verdict = judge(task, "timeout", fault, self._node)
+        elif isinstance(outcome, Died):
+            verdict = judge(task, "crash", Fault("crash", outcome.how), self._node)
+        else:
+            assert isinstance(outcome, Failed)
+            fault = Fault(outcome.kind, outcome.message, traceback=outcome.traceback or None)
+            verdict = judge(task, "error", fault, self._node)
+        run_s = outcome.after_s if isinstance(outcome, TimedOut) else getattr(outcome, "run_s", 0.0)
+        if isinstance(verdict, TryAgain):
+            self._log.info("task.attempt_failed", id=line.id, attempt=line.attempt, cause=verdict.attempts[-1].cause)
+            await self._record(held, task, verdict)
+            return
+        value: Raw | msgspec.UnsetType = msgspec.UNSET
+        ref: BlobRef | None = None
+        if isinstance(outcome, Finished):
+            if outcome.blob is not None:
+                blob = outcome.blob
+                self._store.keep(blob.path, line.id, blob.sha256, blob.format)
+                address = self._address()
+                nodes = {self._node: f"{address}/v1/blobs/{blob.sha256}"} if address else {}
+                ref = BlobRef(blob.sha256, blob.size, blob.format, nodes)
+            else:
+                value = Raw(outcome.value or b"null")
+        result = Result(
+            status=verdict.status,
+            node=self._node,
+            attempt=line.attempt,
+            value=value,
+            ref=ref,
+            error=verdict.error,
+            kernel=task.kernel,
+            owner=self._incarnation,
+            czxid=line.czxid,
+            wait_s=round(held.started - held.since, 6),
+            run_s=round(run_s, 6),
+            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            ttl_s=task.ttl_s,
+            traceparent=task.traceparent,
+            attempts=list(verdict.attempts),
+        )
+        dead = None
+        if verdict.is_dead and verdict.error is not None:
+            text = Raw(codec.encode(msgspec.structs.replace(task, attempts=[])))
+            dead = Dead(text, verdict.error, list(verdict.attempts), result.finished_at)
+        await self._publish(held, result, dead)
+
+    async def _publish(self, held: Held, result: Result, dead: Dead | None) -> None:
+        """The one transaction that ends a task, repeated until we know how it went."""
+        paths, line = self._paths, held.line
+        ops: list[Delete | Create | SetData] = [
+            Delete(paths.task(line.id), line.version),
+            Create(paths.result(line.id), codec.encode(result)),
+        ]
+        if dead is not None:
+            ops.append(Create(paths.dead_task(line.id), codec.encode(dead)))
+        for _ in range(PUBLISH_TRIES):
+            try:
+                await self._commit(ops)
+            except SessionExpired:
+                self._finish(held, Step.DROPPED)
+                return
+            except TooLarge as error:
+                ops[1] = Create(paths.result(line.id), codec.encode(without_value(result, str(error))))
+                del ops[2:]
+            except MultiFailed as refusal:
+                cause = refusal.cause
+                if refusal.index == 0 and isinstance(cause, NotEmpty):
+                    await self._clear(paths.task(line.id))
+                elif refusal.index == 1 and isinstance(cause, NodeExists):
+                    # An id that was dropped a second time: the result that is kept answers it.
+                    self._log.info("task.answered_already", id=line.id)
+                    del ops[1:]
+                elif refusal.index == 2 and isinstance(cause, NodeExists):
+                    assert dead is not None
+                    ops[2] = SetData(paths.dead_task(line.id), codec.encode(dead), -1)
+                elif refusal.index == 0 and isinstance(cause, NoNode):
+                    await self._was_cancelled(held, result.run_s, result)
+                    return
+                else:
+                    self._log.warning("task.fenced", id=line.id, attempt=line.attempt, error=str(cause))
+                    self._finish(held, Step.DROPPED)
+                    return
+            else:
+                self.tally.count(result.kernel or "", result.status)
+                if result.status == "done":
+                    self._log.debug("task.done", id=line.id, attempt=line.attempt)
+                else:
+                    why = result.error.message if result.error else ""
+                    self._log.info("task.ended", id=line.id, attempt=line.attempt, status=result.status, error=why)
+                self._finish(held, Step.PUBLISHED)
+                return
+        self._log.error("task.not_published", id=line.id)
+        self._finish(held, Step.DROPPED)
+
+    async def _was_cancelled(self, held: Held, run_s: float, ours: Result | None = None) -> None:
+        """The task's znode is gone. Either our own commit took it, its answer lost; or somebody cancelled it."""
+        line, path = held.line, self._paths.result(held.line.id)
+        result = Result(
+            status="cancelled",
+            node=self._node,
+            attempt=line.attempt,
+            error=Fault("cancelled", "the task was deleted before it ended"),
+            kernel=held.task.kernel if held.task else None,
+            owner=self._incarnation,
+            czxid=line.czxid,
+            run_s=round(run_s, 6),
+            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            ttl_s=held.task.ttl_s if held.task else None,
+            traceparent=held.task.traceparent if held.task else None,
+        )
+        for _ in range(PUBLISH_TRIES):
+            try:
+                if ours is None and await self._session.exists(self._paths.task(line.id)) is not None:
+                    self._log.info("task.taken_from_us", id=line.id)  # its version moved on: it runs elsewhere
+                    break
+                await self._session.create(path, codec.encode(result), within=self._session_id)
+                self._log.info("task.cancelled", id=line.id, attempt=line.attempt)
+                self.tally.count(result.kernel or "", "cancelled")
+                break
+            except NodeExists:
+                if ours is not None:
+                    self.tally.count(ours.kernel or "", ours.status)
+                break
+            except (Unavailable, OutcomeUnknown):
+                if not await self._reconnected():
+                    break
+            except SessionExpired:
+                break
+        self._finish(held, Step.PUBLISHED)
+
+    async def _record(self, held: Held, task: Task, verdict: TryAgain) -> None:
+        """Write the attempt into the task. Its version moves on, which ends our hold; the leader takes over."""
+        path = self._paths.task(held.line.id)
+        moved = codec.encode(msgspec.structs.replace(task, attempts=verdict.attempts))
+        try:
+            await self._commit([SetData(path, moved, held.line.version)])
+            self.tally.count(task.kernel, verdict.attempts[-1].cause)
+        except MultiFailed as refusal:
+            if isinstance(refusal.cause, NoNode):
+                await self._was_cancelled(held, 0.0)
+                return
+            self._log.info("task.moved_on", id=held.line.id, error=str(refusal.cause))
+        except SessionExpired:
+            pass
+        self._finish(held, Step.DROPPED)
+
+    async def _hand_back(self, held: Held) -> None:
+        task = held.task
+        assert task is not None
+        self._log.info("task.handed_back", id=held.line.id)
+        await self._record(held, task, handed_back(task, self._node))
+
+    async def _commit(self, ops: list[Delete | Create | SetData]) -> None:
+        """Commit within our session. Lost answers are no matter: every operation names a version or an absence."""
+        while True:
+            try:
+                await self._writes.commit(ops, within=self._session_id)
+                return
+            except (Unavailable, OutcomeUnknown):
+                if not await self._reconnected():
+                    raise SessionExpired from None
+
+    async def _reconnected(self) -> bool:
+        """Wait for the connection to come back; False if the session did not survive."""
+        mine = self._session_id
+        while self._session.session_id == mine and self._session.state not in (Connection.EXPIRED, Connection.CLOSED):
+            try:
+                await self._session.connected(self._session.timeout_s)
+                return self._session.session_id == mine
+            except Unavailable:
+                continue  # bounded by the session: the server's word ends it
+        return False
+
+    async def _clear(self, path: str) -> None:
+        """Remove what somebody put below a task: a znode with children cannot be deleted."""
+        try:
+            for child in await self._session.children(path):
+                await self._session.delete(f"{path}/{child}", -1)
+                self._log.warning("task.child_removed", path=f"{path}/{child}")
+        except ZooKeeperError as error:
+            self._log.warning("task.child_not_removed", path=path, error=str(error))
+
+    # --- Letting go -------------------------------------------------------------------------------------
+
+    def _stop(self, held: Held, reason: str) -> None:
+        """Make a task end early; what becomes of it depends on the reason."""
+        if held.stopped_for is not None and reason != "session":
+            return
+        held.stopped_for = reason
+        if held.state is State.RUNNING:
+            if held.work is not None:
+                held.work.cancel()
+        elif held.state in (State.READING, State.QUEUED) and held.work is None:
+            task_group = self._group
+            if reason == "cancelled" and task_group is not None and held.state is State.QUEUED:
+                held.advance(Step.ENDED)
+                held.work = task_group.create_task(self._was_cancelled(held, 0.0))
+            else:
+                self._drop(held)
+        # A task that is being published is not stopped: its transaction finds out who won.
+
+    def _abandon(self, reason: str) -> None:
+        for held in list(self._held.values()):
+            self._stop(held, reason)
+            if held.state is not State.GONE:
+                self._drop(held)
+
+    def _drop(self, held: Held) -> None:
+        self._finish(held, Step.DROPPED)
+
+    def _finish(self, held: Held, step: Step) -> None:
+        if held.state is State.GONE:
+            return
+        held.advance(step)
+        if self._held.get(held.line.id) is held:
+            del self._held[held.line.id]
+        self._done.add(held.line)
+        if not self._held:
+            self._idle.set()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _life(what: Stat | Assigned) -> tuple[int, int]:
+    return what.czxid, what.version
+
+
+def blob_refs(value: object) -> Iterable[BlobRef]:
+    """Every blob reference inside a decoded JSON value; `BadRecord` for one that is malformed."""
+    if isinstance(value, dict):
+        if "blob" in value:
+            try:
+                yield msgspec.convert(value, BlobRef)
+            except msgspec.ValidationError as error:
+                raise BadRecord("$.args", f"expected a blob reference: {error}") from None
+            return
+        for inner in value.values():
+            yield from blob_refs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from blob_refs(inner)
+
+
+def without_value(result: Result, why: str) -> Result:
+    """The result of a task whose outcome does not fit into a transaction."""
+    return msgspec.structs.replace(
+        result, status="failed", value=msgspec.UNSET, ref=None, error=Fault("too_large", why), attempts=[]
+    )

@@ -1,0 +1,134 @@
+"""Keeps this node's entry at ``nodes/<node>`` for as long as it has a session.
+
+The entry is ephemeral, so the ensemble says that we are gone when we cannot. Every session makes it anew,
+with a new incarnation; whoever acts on an older one is acting on a ghost. If somebody else's entry stands
+in our place, it is either our own former life, which the ensemble will clear within its session timeout,
+or another daemon of the same name, which is a mistake that only people can mend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd import codec
+from zkd.errors import BadSettings, NodeExists, NoNode, OutcomeUnknown, SessionExpired, Unavailable
+from zkd.paths import PROTOCOL_VERSION, Paths
+from zkd.records import Assignment, Node
+from zkd.zk import Session, State, StateChange, ensure_path
+
+# A former life's session ends within its timeout; a server rounds that up to its tick.
+PREDECESSOR_GRACE_S = 5.0
+
+
+class Membership:
+    """This node's place in the cluster. `incarnation` is None while there is none."""
+
+    def __init__(self, session: Session, paths: Paths, record: Callable[[str], Node], boot: str, log: Log) -> None:
+        self._session = session
+        self._paths = paths
+        self._record = record  # incarnation -> our entry, as it should be now
+        self._boot = boot
+        self._log = log
+        self._wake = asyncio.Event()
+        self.incarnation: str | None = None
+        self.session_id = 0
+        self.joined = asyncio.Event()
+
+    def refresh(self) -> None:
+        """Our entry should say something else now."""
+        self._wake.set()
+
+    async def run(self, on_joined: Callable[[str, int], None]) -> None:
+        """Join, stay, join again after each lost session. Ends only by an error or by cancellation."""
+        unsubscribe = self._session.subscribe(self._changed)
+        published: Node | None = None
+        try:
+            while True:
+                self._wake.clear()
+                if self._session.state is not State.CONNECTED:
+                    await self._wake.wait()  # a state change ends it
+                    continue
+                try:
+                    if self.incarnation is None or self.session_id != self._session.session_id:
+                        await self._prepare()
+                        published = await self._join()
+                        on_joined(published.incarnation, self.session_id)
+                        self.joined.set()
+                        self._log.info("node.joined", incarnation=published.incarnation)
+                    record = self._record(self.incarnation or "")
+                    if record != published:
+                        await self._session.set(self._paths.node(record.node), codec.encode(record), -1)
+                        published = record
+                except (Unavailable, OutcomeUnknown, SessionExpired, NoNode) as error:
+                    self._log.info("node.join_delayed", error=str(error))
+                    published = None
+                    self.incarnation = None  # what stands there is looked at again
+                    await asyncio.sleep(0.05)
+                    continue
+                await self._wake.wait()
+        finally:
+            unsubscribe()
+
+    def _changed(self, change: StateChange) -> None:
+        if change.state in (State.EXPIRED, State.CLOSED) or change.session_id != self.session_id:
+            self.incarnation = None
+            self.joined.clear()
+        self._wake.set()
+
+    async def _prepare(self) -> None:
+        for path in self._paths.skeleton():
+            await ensure_path(self._session, path)
+        await self._keep(self._paths.protocol, str(PROTOCOL_VERSION).encode())
+
+    async def _keep(self, path: str, data: bytes) -> None:
+        try:
+            await self._session.create(path, data)
+        except NodeExists:
+            return
+
+    async def _join(self) -> Node:
+        session_id = self._session.session_id
+        incarnation = f"{session_id & 0xFFFFFFFFFFFFFFFF:x}.{self._boot}"
+        record = self._record(incarnation)
+        path = self._paths.node(record.node)
+        empty = Assignment(0, incarnation, [])
+        await self._keep(self._paths.assignment(record.node), codec.encode(empty))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._session.timeout_s + PREDECESSOR_GRACE_S
+        while True:
+            gone = asyncio.Event()
+            stat = await self._session.exists(path, watch=lambda _, gone=gone: gone.set())  # type: ignore[misc]
+            if stat is None:
+                try:
+                    await self._session.create(path, codec.encode(record), ephemeral=True, within=session_id)
+                except NodeExists:
+                    continue
+                break
+            if stat.ephemeral_owner == session_id:  # made by a request whose answer was lost
+                await self._session.set(path, codec.encode(record), -1, within=session_id)
+                break
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                raise BadSettings(
+                    f"node.name: {record.node!r} is in use by another daemon: "
+                    f"{await self._describe(path)}; give each node a name of its own"
+                )
+            self._log.warning("node.name_taken", owner=f"{stat.ephemeral_owner:#x}", waits_s=round(left_s, 1))
+            try:
+                await asyncio.wait_for(gone.wait(), min(left_s, 1.0))
+            except TimeoutError:
+                continue
+        self.incarnation = incarnation
+        self.session_id = session_id
+        return record
+
+    async def _describe(self, path: str) -> str:
+        try:
+            other = msgspec.json.decode((await self._session.get(path)).data)
+            return f"host {other.get('host')}, process {other.get('pid')}"
+        except (NoNode, msgspec.DecodeError, AttributeError):
+            return "its entry is gone just now"

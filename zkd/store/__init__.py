@@ -1,0 +1,5 @@
+"""The only owner of data files. What is larger than a znode should be lies here, named so that it can be checked."""
+
+from zkd.store.blobs import BlobStore, Fetched
+
+__all__ = ["BlobStore", "Fetched"]

@@ -1,0 +1,130 @@
+"""Values too large for a znode, as files: results made here, and arguments fetched from other nodes.
+
+    <data_dir>/blobs/<task id>.<sha256>.<npy|json>    results of tasks that ran here
+    <data_dir>/cache/<sha256>.<npy|json>              copies of other nodes' blobs
+
+A file is complete when it has its name: it is written under another one, checked, synced and renamed. Names
+are made of checked ids and hex digits, never of text from the wire. A result's file lives as long as the
+result's znode; a copy may be dropped at any time when it is not in use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from zkd.errors import ResultLost
+from zkd.paths import TaskId
+
+BlobFormat = Literal["npy", "json"]
+
+_RESULT = re.compile(r"(?P<id>.+)\.(?P<sha>[0-9a-f]{64})\.(?P<format>npy|json)\Z")
+_SHA = re.compile(r"[0-9a-f]{64}\Z")
+CACHE_BYTES_MAX = 4 * 1024**3
+# A file without a znode may be one whose znode is about to be created.
+ORPHAN_GRACE_S = 120.0
+
+
+class Fetched(NamedTuple):
+    path: Path
+    format: BlobFormat
+
+
+class BlobStore:
+    def __init__(self, data_dir: Path) -> None:
+        self.results = data_dir / "blobs"
+        self.cache = data_dir / "cache"
+        self._by_sha: dict[str, Path] = {}
+        for directory in (self.results, self.cache):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for half_written in [*self.results.glob("*.tmp"), *self.cache.glob("*.tmp")]:
+            half_written.unlink(missing_ok=True)
+        for path in self.results.iterdir():
+            name = _RESULT.match(path.name)
+            if name:
+                self._by_sha[name["sha"]] = path
+
+    def keep(self, path: Path, task_id: TaskId, sha256: str, blob_format: BlobFormat) -> Path:
+        """Take over a synced file that a worker wrote, as the result of this task."""
+        kept = self.results / f"{task_id}.{sha256}.{blob_format}"
+        path.rename(kept)
+        _sync_directory(self.results)
+        self._by_sha[sha256] = kept
+        return kept
+
+    def find(self, sha256: str) -> Path | None:
+        """The file with these bytes, if it lies here."""
+        if not _SHA.match(sha256):
+            return None
+        path = self._by_sha.get(sha256)
+        if path is not None and path.exists():
+            return path
+        for blob_format in ("npy", "json"):
+            cached = self.cache / f"{sha256}.{blob_format}"
+            if cached.exists():
+                with suppress(OSError):
+                    os.utime(cached)  # the cache drops what was not used for longest
+                return cached
+        return None
+
+    async def receive(self, sha256: str, size: int, blob_format: BlobFormat, chunks: AsyncIterator[bytes]) -> Path:
+        """Write what arrives to the cache; `ResultLost` unless it is exactly the bytes it should be."""
+        self._make_room(size)
+        path = self.cache / f"{sha256}.{blob_format}"
+        half_written = self.cache / f"{sha256}.{os.urandom(4).hex()}.tmp"
+        digest = hashlib.sha256()
+        written = 0
+        try:
+            with half_written.open("xb") as file:
+                async for chunk in chunks:
+                    written += len(chunk)
+                    if written > size:
+                        raise ResultLost(f"blob {sha256}: expected {size} bytes, got more")
+                    digest.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            if written != size or digest.hexdigest() != sha256:
+                raise ResultLost(f"blob {sha256}: expected {size} bytes of this sha256, got {written} other bytes")
+            half_written.rename(path)
+        finally:
+            half_written.unlink(missing_ok=True)
+        return path
+
+    def task_ids(self) -> dict[TaskId, list[Path]]:
+        """The tasks whose results lie here as files old enough to be judged."""
+        found: dict[TaskId, list[Path]] = {}
+        newest = time.time() - ORPHAN_GRACE_S  # compared with the times of files of this very machine
+        for path in self.results.iterdir():
+            name = _RESULT.match(path.name)
+            if name and path.stat().st_mtime < newest:
+                found.setdefault(name["id"], []).append(path)
+        return found
+
+    def drop(self, path: Path) -> None:
+        """Remove a result's file; its znode is gone."""
+        path.unlink(missing_ok=True)
+        self._by_sha = {sha: kept for sha, kept in self._by_sha.items() if kept != path}
+
+    def _make_room(self, size: int) -> None:
+        files = sorted((stat.st_atime, stat.st_size, path) for path in self.cache.iterdir() if (stat := path.stat()))
+        total = size + sum(bytes_ for _, bytes_, _ in files)
+        for _, bytes_, path in files:
+            if total <= CACHE_BYTES_MAX:
+                return
+            path.unlink(missing_ok=True)  # a worker that has it mapped keeps it until it is done
+            total -= bytes_
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
