@@ -25,10 +25,12 @@ LAYERS = [
     {"core", "kernels", "models"},
     # Each the only one who touches: processes, files, ZooKeeper, the network.
     {"workers", "store", "zk", "net"},
+    # The transactions that change a task's outcome, shared by its holder and the leader.
+    {"endings"},
     # One file for each long-lived task of a daemon.
     {"node"},
     # Composes a node; what programs and people use. The client's parts are its own.
-    {"daemon", "client", "cli", "__init__", "__main__"}
+    {"daemon", "service", "client", "cli", "__init__", "__main__"}
     | {"calls", "dropbox", "explain", "handles", "outcomes", "outstanding"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -8,12 +8,14 @@ mean is the kernel's business (`zkd.kernels`).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from zkd.errors import BadRecord
-from zkd.records import TASK_BYTES_MAX, UNSET, Result, Task
+from zkd.records import TASK_BYTES_MAX, Result, Task
 
 T = TypeVar("T")
 
@@ -59,7 +61,7 @@ def decode(text: bytes, kind: type[T]) -> T:
     return _decode(msgspec.json.Decoder(kind).decode, text)
 
 
-def _decode(decoder: Any, text: bytes) -> Any:
+def _decode(decoder: Callable[[bytes], T], text: bytes) -> T:
     if not text.strip():
         raise BadRecord("$", f"expected a JSON object, got {len(text)} bytes of nothing")
     try:

@@ -4,8 +4,8 @@
           \\---- executor --- pool of workers        \\--- heartbeat
            \\--- HTTP
 
-`Daemon` runs a node inside anybody's asyncio program and touches neither signals nor logging. `main` is what
-the command and the service run: it adds uvloop, logs, signals, systemd and the exit code.
+`Daemon` runs a node inside anybody's asyncio program and touches neither signals nor logging; `zkd.service`
+makes a service of it.
 
 Order of an orderly stop: say so, stand down as leader, take nothing new, let work finish or hand it back,
 leave the cluster, close the session. The session outlives the work, or others would do it a second time.
@@ -14,17 +14,14 @@ leave the cluster, close the session. The session outlives the work, or others w
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import platform
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from enum import Enum
 from importlib.metadata import version
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -35,6 +32,7 @@ from zkd import codec
 from zkd import log as zkd_log
 from zkd.core.clock import ServerClock
 from zkd.credentials import read_auth, tls_context
+from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
 from zkd.node.dispatcher import Dispatcher
 from zkd.node.election import Election, Reign
@@ -42,17 +40,14 @@ from zkd.node.executor import Executor
 from zkd.node.heartbeat import Heartbeat, memory_bytes
 from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
-from zkd.notify import Notify
 from zkd.paths import Paths
 from zkd.records import BlobRef, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load
-from zkd.store import BlobStore
+from zkd.store import BlobStore, Home
 from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
 
-EX_OK = 0
-EX_CONFIG = 78  # systemd does not restart on this: a wrong setting stays wrong
 SWEEP_S = 60.0  # how often files of results that are gone are looked for
 
 
@@ -119,7 +114,7 @@ class Daemon:
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
         node = settings.node
-        self._lock_data_dir()
+        self._home = stack.enter_context(Home(node.data_dir))
         store = BlobStore(node.data_dir)
         self._store = store
         self._pool = await stack.enter_async_context(
@@ -171,7 +166,7 @@ class Daemon:
         session, paths, name, settings = self.session, self._paths, self.name, self.settings
         boot = os.urandom(4).hex()
         clock = ServerClock()
-        writes = Batch(session)
+        endings = Endings(session, paths, Batch(session), self._log)
         self.membership = Membership(session, paths, self._record, boot, self._log)
         self.executor = Executor(
             session,
@@ -179,7 +174,7 @@ class Daemon:
             name,
             self._pool,
             settings.node.slots,
-            writes,
+            endings,
             self._store,
             clock,
             self._log,
@@ -188,7 +183,7 @@ class Daemon:
             lambda: self._address,
         )
         self.election = Election(session, paths, name, clock, self._log)
-        self.dispatcher = Dispatcher(session, paths, name, Batch(session), clock, self._log, self.executor.feed)
+        self.dispatcher = Dispatcher(session, paths, name, endings, clock, self._log, self.executor.feed)
         self.reaper = Reaper(
             session,
             paths,
@@ -246,6 +241,10 @@ class Daemon:
         if now:
             self._stop_now.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop.is_set()
+
     def apply(self, settings: Settings) -> list[str]:
         """Take over settings that may change while it runs; gives the changed keys that need a restart."""
         live, restart = changed(self.settings, settings)
@@ -278,7 +277,7 @@ class Daemon:
         self.executor.joined(incarnation, session_id)
         credentials = self.session.credentials
         if credentials is not None:
-            _write_private(self._session_file, msgspec.json.encode(_Former(self._cluster, credentials)))
+            self._home.remember_session(self._cluster, credentials.session_id, credentials.password)
 
     def _session_changed(self, change: StateChange) -> None:
         self._log.info("session.changed", state=change.state.name.lower(), session=f"{change.session_id:#x}")
@@ -441,55 +440,25 @@ class Daemon:
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
 
-    # --- The data directory -----------------------------------------------------------------------------
-
-    @property
-    def _session_file(self) -> Path:
-        return self.settings.node.data_dir / "session"
-
-    @property
-    def _cluster(self) -> str:
-        return f"{self.settings.zookeeper.hosts}{self.settings.zookeeper.root}"
-
-    def _lock_data_dir(self) -> None:
-        directory = self.settings.node.data_dir
-        try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise BadSettings(f"node.data_dir: {directory}: {error.strerror}") from None
-        self._stack.callback(os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadSettings(f"node.data_dir: {directory} is in use by another zkd daemon") from None
-
     async def _end_former_session(self) -> None:
         """End the session of our former life, so that its entry in nodes/ does not outlive it by a timeout."""
-        try:
-            former = msgspec.json.decode(self._session_file.read_bytes(), type=_Former)
-        except FileNotFoundError:
-            return
-        except (OSError, msgspec.DecodeError) as error:
-            self._log.warning("session.file_unreadable", error=str(error))
-            return
-        if former.cluster != self._cluster:
-            return
         zookeeper = self.settings.zookeeper
+        former = self._home.former_session(self._cluster)
+        if former is None:
+            return
         try:
             was_alive = await end_session(
-                zookeeper.hosts, former.credentials, auth=read_auth(zookeeper), tls=tls_context(zookeeper.tls)
+                zookeeper.hosts, Credentials(*former), auth=read_auth(zookeeper), tls=tls_context(zookeeper.tls)
             )
         except ZkdError as error:
             self._log.info("session.former_not_ended", error=str(error))
             return
-        self._session_file.unlink(missing_ok=True)
+        self._home.forget_session()
         self._log.info("session.former_ended", was_alive=was_alive)
 
-
-class _Former(msgspec.Struct, frozen=True):
-    cluster: str
-    credentials: Credentials
+    @property
+    def _cluster(self) -> str:
+        return f"{self.settings.zookeeper.hosts}{self.settings.zookeeper.root}"
 
 
 class _Tasks(asyncio.TaskGroup):
@@ -498,114 +467,9 @@ class _Tasks(asyncio.TaskGroup):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for task in list(self._tasks):  # type: ignore[attr-defined]
+        for task in list(self._tasks):
             task.cancel()
         await super().__aexit__(kind, error, traceback)
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Replace a file that only we may read."""
-    half_written = path.with_suffix(".tmp")
-    fd = os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-    half_written.rename(path)
-
-
-# --- The command ------------------------------------------------------------------------------------------
-
-
-def main(settings: Settings, reload: Path | None = None, overrides: dict[str, object] | None = None) -> int:
-    """Run a daemon until it is told to stop; gives the exit code. SIGHUP reads `reload` again."""
-    import uvloop
-
-    zkd_log.configure(settings.log.level, settings.log.format)
-    notify = Notify.from_env()
-    try:
-        return uvloop.run(_serve(settings, notify, reload, overrides or {}))
-    except BadSettings as error:
-        zkd_log.get(node=settings.node.name).error("daemon.failed", error=str(error))
-        return EX_CONFIG
-    finally:
-        notify.close()
-
-
-async def _serve(settings: Settings, notify: Notify, reload: Path | None, overrides: dict[str, object]) -> int:
-    daemon = Daemon(settings, patience_s=None)
-    loop = asyncio.get_running_loop()
-    me = asyncio.current_task()
-    assert me is not None
-    log = zkd_log.get(node=settings.node.name)
-
-    def asked_to_stop() -> None:
-        if daemon.phase is Phase.STARTING:
-            me.cancel()
-        elif daemon.phase is Phase.STOPPING:
-            log.warning("daemon.stop_cut_short")
-            daemon.stop(now=True)
-        else:
-            daemon.stop()
-
-    def asked_to_reload() -> None:
-        notify.reloading()
-        try:
-            fresh = load(reload, overrides=overrides)
-        except BadSettings as error:
-            log.error("settings.refused", error=str(error))
-            notify.ready(f"settings refused, the old ones stay: {str(error).splitlines()[0]}")
-            return
-        zkd_log.set_level(fresh.log.level)
-        restart = daemon.apply(fresh)
-        notify.ready(f"restart needed for {', '.join(restart)}" if restart else _status_line(daemon))
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop)
-    loop.add_signal_handler(signal.SIGHUP, asked_to_reload)
-    daemon.on_waiting = lambda waited_s: notify.extend(  # type: ignore[method-assign]
-        10.0, f"waiting for ZooKeeper {settings.zookeeper.hosts} ({waited_s:.0f} s)"
-    )
-    try:
-        async with daemon, asyncio.TaskGroup() as group:
-            notify.ready(_status_line(daemon))
-            supervised = group.create_task(_tell_supervisor(daemon, notify))
-            await daemon.run()
-            notify.stopping("draining")
-            await daemon.drain()
-            supervised.cancel()
-    except asyncio.CancelledError:
-        if daemon.phase is not Phase.STOPPED and not daemon._stop.is_set():
-            log.info("daemon.stopped_before_ready")
-    return EX_OK
-
-
-async def _tell_supervisor(daemon: Daemon, notify: Notify) -> None:
-    """Feed the watchdog from the loop that does the work, so that a wedged loop is found out.
-
-    A lost ZooKeeper is no reason to starve it: a restart would not bring it back.
-    """
-    interval_s = notify.watchdog_s / 2 if notify.watchdog_s else 5.0
-    interval_s = min(interval_s, 5.0)
-    said = ""
-    while True:
-        notify.alive()
-        if daemon.phase is Phase.STOPPING:
-            notify.extend(10.0, f"draining, {len(daemon.executor.running())} running")
-        line = _status_line(daemon)
-        if line != said and daemon.phase is Phase.SERVING:
-            notify.status(line)
-            said = line
-        await asyncio.sleep(min(interval_s, 1.0 if daemon.phase is Phase.STOPPING else interval_s))
-
-
-def _status_line(daemon: Daemon) -> str:
-    role = "leads" if daemon.election.reign is not None else "follows"
-    connection = daemon.session.state.name.lower()
-    return (
-        f"{daemon.name} {role}, {connection}, {daemon.executor.slots_used}/{daemon.settings.node.slots} slots,"
-        f" {daemon.executor.tally.done} done"
-    )
 
 
 def _only_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

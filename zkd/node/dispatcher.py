@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -22,22 +21,20 @@ from structlog.typing import FilteringBoundLogger as Log
 from zkd import codec
 from zkd.core.clock import ServerClock
 from zkd.core.dispatch import Assign, Dispatch, End, Mourn, TakeBack
+from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
     BadRecord,
     MultiFailed,
     NoAuth,
-    NodeExists,
     NoNode,
-    NotEmpty,
     OutcomeUnknown,
     SessionExpired,
     Unavailable,
     ZooKeeperError,
 )
 from zkd.paths import NodeId, Paths, TaskId, leaf
-from zkd.records import Assignment, Dead, Fault, Node, OperatorState, Result, Task
-from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State
-from zkd.zk.batch import Batch
+from zkd.records import Assignment, Dead, Node, OperatorState, Result, Task
+from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State
 
 READ_AT_ONCE = 100
 # A change of state is told at once; this is for what a watch missed, and costs one list of children.
@@ -63,7 +60,7 @@ class Dispatcher:
         session: Session,
         paths: Paths,
         node: NodeId,
-        writes: Batch,
+        endings: Endings,
         clock: ServerClock,
         log: Log,
         hand_over: Callable[[Assignment, dict[TaskId, Fresh]], None],
@@ -71,7 +68,7 @@ class Dispatcher:
         self._session = session
         self._paths = paths
         self._node = node
-        self._writes = writes
+        self._endings = endings
         self._clock = clock
         self._log = log
         self._hand_over = hand_over  # our own node's share goes to its executor directly
@@ -366,110 +363,59 @@ class Dispatcher:
                     self._fresh.pop(assigned.id, None)
 
     async def _end(self, end: End, session_id: int, check: Check) -> None:
-        paths = self._paths
-        ops: list[Check | Create | Delete | SetData] = [check, Delete(paths.task(end.id), end.version)]
-        ops.append(
-            Create(
-                paths.result(end.id),
-                codec.encode(
-                    Result(
-                        status=end.status,
-                        attempt=end.attempt,
-                        error=end.error,
-                        owner=f"leader of epoch {check.version}",
-                        czxid=end.czxid,
-                        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                        ttl_s=end.ttl_s,
-                        traceparent=end.traceparent,
-                        attempts=end.attempts,
-                    )
-                ),
-            )
+        result = Result(
+            status=end.status,
+            attempt=end.attempt,
+            error=end.error,
+            owner=f"leader of epoch {check.version}",
+            czxid=end.czxid,
+            finished_at=timestamp(),
+            ttl_s=end.ttl_s,
+            traceparent=end.traceparent,
+            attempts=end.attempts,
         )
-        if end.is_dead:
-            ops.append(await self._obituary(end))
-        self._log.info("task.ended", id=end.id[:140], status=end.status, error=end.error.message)
-        await self._commit_end(end, ops, session_id)
+        dead = await self._obituary(end) if end.is_dead else None
+        ending = await self._endings.end(end.id, end.version, result, dead, within=session_id, guard=check)
+        self._heed(ending)
+        self._log.info("task.ended", id=end.id[:140], status=end.status, error=end.error.message, ending=ending.value)
 
-    async def _commit_end(self, end: End, ops: list[Check | Create | Delete | SetData], session_id: int) -> None:
-        paths = self._paths
-        for _ in range(5):
-            try:
-                await self._writes.commit(ops, within=session_id)
-                return
-            except MultiFailed as refusal:
-                if refusal.index == 0:
-                    raise Refused from None
-                if refusal.index == 1 and isinstance(refusal.cause, NotEmpty):
-                    await self._clear(paths.task(end.id))
-                elif refusal.index == 2 and isinstance(refusal.cause, NodeExists):
-                    ops = ops[:2]  # answered by the result that is there
-                elif refusal.index == 3 and isinstance(refusal.cause, NodeExists):
-                    obituary = ops[3]
-                    assert isinstance(obituary, Create)
-                    ops[3] = SetData(obituary.path, obituary.data, -1)
-                elif isinstance(refusal.cause, (NoNode, NotEmpty)):
-                    return
-                else:
-                    self._log.info("task.moved_on", id=end.id[:140], error=str(refusal.cause))
-                    return
-        self._log.error("task.not_ended", id=end.id[:140], status=end.status)
+    def _heed(self, ending: Ending) -> None:
+        if ending in (Ending.DEPOSED, Ending.SESSION_OVER):
+            raise Refused
 
-    async def _clear(self, path: str) -> None:
-        """Remove what somebody put below a task: a znode with children cannot be deleted."""
-        for child in await self._session.children(path):
-            try:
-                await self._session.delete(f"{path}/{child}", -1)
-            except NotEmpty:
-                await self._clear(f"{path}/{child}")
-            except (NoNode, NoAuth) as error:
-                self._log.warning("task.child_not_removed", path=f"{path}/{child}", error=str(error))
-
-    async def _obituary(self, end: End) -> Create:
+    async def _obituary(self, end: End) -> Dead:
         try:
             text = (await self._session.get(self._paths.task(end.id))).data
         except NoNode:
             text = b"{}"
-        dead = Dead(msgspec.Raw(text), end.error, end.attempts, datetime.now(UTC).isoformat(timespec="milliseconds"))
-        return Create(self._paths.dead_task(end.id), codec.encode(dead))
+        return Dead(msgspec.Raw(text), end.error, end.attempts, timestamp())
 
     async def _take_back(self, command: TakeBack, session_id: int, check: Check) -> None:
         """Shut the lost holder out. The event of this very write brings the task back to the queue."""
-        path = self._paths.task(command.id)
         try:
-            found = await self._session.get(path)
-            if found.stat.version != command.version:
-                return  # it moved on by itself, which is an event of its own
+            found = await self._session.get(self._paths.task(command.id))
             task = codec.decode_task(found.data)
-            moved = msgspec.structs.replace(task, attempts=[*task.attempts, command.attempt])
-            await self._writes.commit([check, SetData(path, codec.encode(moved), command.version)], within=session_id)
-            self._log.info("task.taken_back", id=command.id, lost=command.attempt.node)
-        except MultiFailed as refusal:
-            if refusal.index == 0:
-                raise Refused from None
         except (NoNode, BadRecord):
-            return
-
-    async def _mourn(self, command: Mourn, session_id: int, check: Check) -> None:
-        result = Result(
-            status="cancelled",
-            attempt=command.attempt,
-            error=Fault("cancelled", "the task was deleted before it ended"),
-            owner=f"leader of epoch {check.version}",
-            czxid=command.czxid,
-            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            ttl_s=command.ttl_s,
-            traceparent=command.traceparent,
-            attempts=command.attempts,
+            return  # it moved on by itself, which is an event of its own
+        attempts = [*task.attempts, command.attempt]
+        ending = await self._endings.record_attempts(
+            command.id, command.version, task, attempts, within=session_id, guard=check
         )
-        try:
-            await self._writes.commit(
-                [check, Create(self._paths.result(command.id), codec.encode(result))], within=session_id
-            )
-            self._log.info("task.cancelled", id=command.id[:140])
-        except MultiFailed as refusal:
-            if refusal.index == 0:
-                raise Refused from None
+        self._heed(ending)
+        if ending is Ending.WRITTEN:
+            self._log.info("task.taken_back", id=command.id, lost=command.attempt.node)
+
+    async def _mourn(self, mourn: Mourn, session_id: int, check: Check) -> None:
+        result = msgspec.structs.replace(
+            cancelled(f"leader of epoch {check.version}", mourn.czxid, mourn.attempt),
+            ttl_s=mourn.ttl_s,
+            traceparent=mourn.traceparent,
+            attempts=mourn.attempts,
+        )
+        ending = await self._endings.end_deleted(mourn.id, result, within=session_id, guard=check)
+        self._heed(ending)
+        if ending is Ending.WRITTEN:
+            self._log.info("task.cancelled", id=mourn.id[:140])
 
     async def _reconcile(self, mind: Dispatch) -> None:
         """Events can be missed by mistake, never by design: compare the list of ids with the picture now and then."""

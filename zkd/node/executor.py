@@ -14,7 +14,6 @@ import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Raw
@@ -31,16 +30,13 @@ from zkd.core.lifecycle import (
     handed_back,
     judge,
 )
+from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
     BadRecord,
-    MultiFailed,
-    NodeExists,
     NoNode,
-    NotEmpty,
     OutcomeUnknown,
     ResultLost,
     SessionExpired,
-    TooLarge,
     Unavailable,
     ZooKeeperError,
 )
@@ -48,12 +44,10 @@ from zkd.paths import NodeId, Paths, TaskId
 from zkd.records import Assigned, Assignment, BlobRef, Dead, Fault, Result, Running, Task
 from zkd.store import BlobStore
 from zkd.workers import Call, Cancelled, Died, Failed, Finished, Outcome, Pool, Rejected, TimedOut
-from zkd.zk import Create, Delete, Session, SetData, Stat
+from zkd.zk import Session, Stat
 from zkd.zk import State as Connection
-from zkd.zk.batch import Batch
 
 READ_AT_ONCE = 50
-PUBLISH_TRIES = 8  # each for another reason; more than that is a fault to report, not to fight
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +94,7 @@ class Executor:
         node: NodeId,
         pool: Pool,
         slots: int,
-        writes: Batch,
+        endings: Endings,
         store: BlobStore,
         clock: ServerClock,
         log: Log,
@@ -113,7 +107,7 @@ class Executor:
         self._node = node
         self._pool = pool
         self._slots = slots
-        self._writes = writes
+        self._endings = endings
         self._store = store
         self._clock = clock
         self._log = log
@@ -281,7 +275,7 @@ class Executor:
                 found = await self._session.get_many([self._paths.task(held.line.id) for held in some])
                 break
             except (Unavailable, OutcomeUnknown):
-                if not await self._reconnected():
+                if not await self._endings.reconnected(self._session_id):
                     return
             except SessionExpired:
                 return
@@ -351,7 +345,7 @@ class Executor:
                 await self._hand_back(held)
             else:
                 held.advance(Step.ENDED)
-                await self._was_cancelled(held, outcome.run_s)
+                await self._let_go(held)
             return
         await self._settle(held, task, outcome)
 
@@ -448,7 +442,7 @@ class Executor:
             czxid=line.czxid,
             wait_s=round(held.started - held.since, 6),
             run_s=round(run_s, 6),
-            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            finished_at=timestamp(),
             ttl_s=task.ttl_s,
             traceparent=task.traceparent,
             attempts=list(verdict.attempts),
@@ -460,140 +454,63 @@ class Executor:
         await self._publish(held, result, dead)
 
     async def _publish(self, held: Held, result: Result, dead: Dead | None) -> None:
-        """The one transaction that ends a task, repeated until we know how it went."""
-        paths, line = self._paths, held.line
-        ops: list[Delete | Create | SetData] = [
-            Delete(paths.task(line.id), line.version),
-            Create(paths.result(line.id), codec.encode(result)),
-        ]
-        if dead is not None:
-            ops.append(Create(paths.dead_task(line.id), codec.encode(dead)))
-        for _ in range(PUBLISH_TRIES):
-            try:
-                await self._commit(ops)
-            except SessionExpired:
-                self._finish(held, Step.DROPPED)
-                return
-            except TooLarge as error:
-                ops[1] = Create(paths.result(line.id), codec.encode(without_value(result, str(error))))
-                del ops[2:]
-            except MultiFailed as refusal:
-                cause = refusal.cause
-                if refusal.index == 0 and isinstance(cause, NotEmpty):
-                    await self._clear(paths.task(line.id))
-                elif refusal.index == 1 and isinstance(cause, NodeExists):
-                    # An id that was dropped a second time: the result that is kept answers it.
-                    self._log.info("task.answered_already", id=line.id)
-                    del ops[1:]
-                elif refusal.index == 2 and isinstance(cause, NodeExists):
-                    assert dead is not None
-                    ops[2] = SetData(paths.dead_task(line.id), codec.encode(dead), -1)
-                elif refusal.index == 0 and isinstance(cause, NoNode):
-                    await self._was_cancelled(held, result.run_s, result)
-                    return
-                else:
-                    self._log.warning("task.fenced", id=line.id, attempt=line.attempt, error=str(cause))
-                    self._finish(held, Step.DROPPED)
-                    return
+        line = held.line
+        ending = await self._endings.end(line.id, line.version, result, dead, within=self._session_id)
+        if ending is Ending.WRITTEN:
+            self.tally.count(result.kernel or "", result.status)
+            if result.status == "done":
+                self._log.debug("task.done", id=line.id, attempt=line.attempt)
             else:
-                self.tally.count(result.kernel or "", result.status)
-                if result.status == "done":
-                    self._log.debug("task.done", id=line.id, attempt=line.attempt)
-                else:
-                    why = result.error.message if result.error else ""
-                    self._log.info("task.ended", id=line.id, attempt=line.attempt, status=result.status, error=why)
-                self._finish(held, Step.PUBLISHED)
-                return
-        self._log.error("task.not_published", id=line.id)
-        self._finish(held, Step.DROPPED)
+                why = result.error.message if result.error else ""
+                self._log.info("task.ended", id=line.id, attempt=line.attempt, status=result.status, error=why)
+        elif ending is Ending.GONE:
+            await self._was_cancelled(held)
+            return
+        else:
+            self._log.info("task.not_ours", id=line.id, attempt=line.attempt, because=ending.value)
+        self._finish(held, Step.PUBLISHED if ending is Ending.WRITTEN else Step.DROPPED)
 
-    async def _was_cancelled(self, held: Held, run_s: float, ours: Result | None = None) -> None:
+    async def _was_cancelled(self, held: Held) -> None:
         """The task's znode is gone. Either our own commit took it, its answer lost; or somebody cancelled it."""
-        line, path = held.line, self._paths.result(held.line.id)
-        result = Result(
-            status="cancelled",
-            node=self._node,
-            attempt=line.attempt,
-            error=Fault("cancelled", "the task was deleted before it ended"),
-            kernel=held.task.kernel if held.task else None,
-            owner=self._incarnation,
-            czxid=line.czxid,
-            run_s=round(run_s, 6),
-            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            ttl_s=held.task.ttl_s if held.task else None,
-            traceparent=held.task.traceparent if held.task else None,
-        )
-        for _ in range(PUBLISH_TRIES):
-            try:
-                if ours is None and await self._session.exists(self._paths.task(line.id)) is not None:
-                    self._log.info("task.taken_from_us", id=line.id)  # its version moved on: it runs elsewhere
-                    break
-                await self._session.create(path, codec.encode(result), within=self._session_id)
-                self._log.info("task.cancelled", id=line.id, attempt=line.attempt)
-                self.tally.count(result.kernel or "", "cancelled")
-                break
-            except NodeExists:
-                if ours is not None:
-                    self.tally.count(ours.kernel or "", ours.status)
-                break
-            except (Unavailable, OutcomeUnknown):
-                if not await self._reconnected():
-                    break
-            except SessionExpired:
-                break
+        line, me = held.line, self._incarnation or ""
+        result = cancelled(me, line.czxid, line.attempt, held.task, self._node)
+        ending = await self._endings.end_deleted(line.id, result, within=self._session_id)
+        if ending is Ending.WRITTEN:
+            self.tally.count(result.kernel or "", "cancelled")
+            self._log.info("task.cancelled", id=line.id, attempt=line.attempt)
         self._finish(held, Step.PUBLISHED)
+
+    async def _let_go(self, held: Held) -> None:
+        """Our line was taken out of assign/: the task was cancelled, or moved on to somebody else."""
+        try:
+            is_there = await self._session.exists(self._paths.task(held.line.id)) is not None
+        except ZooKeeperError:
+            is_there = True  # then the leader finds out, who sees what we cannot
+        if is_there:
+            self._finish(held, Step.DROPPED)
+        else:
+            await self._was_cancelled(held)
 
     async def _record(self, held: Held, task: Task, verdict: TryAgain) -> None:
         """Write the attempt into the task. Its version moves on, which ends our hold; the leader takes over."""
-        path = self._paths.task(held.line.id)
-        moved = codec.encode(msgspec.structs.replace(task, attempts=verdict.attempts))
-        try:
-            await self._commit([SetData(path, moved, held.line.version)])
+        line = held.line
+        ending = await self._endings.record_attempts(
+            line.id, line.version, task, verdict.attempts, within=self._session_id
+        )
+        if ending is Ending.WRITTEN:
             self.tally.count(task.kernel, verdict.attempts[-1].cause)
-        except MultiFailed as refusal:
-            if isinstance(refusal.cause, NoNode):
-                await self._was_cancelled(held, 0.0)
-                return
-            self._log.info("task.moved_on", id=held.line.id, error=str(refusal.cause))
-        except SessionExpired:
-            pass
+        elif ending is Ending.GONE:
+            await self._was_cancelled(held)
+            return
         self._finish(held, Step.DROPPED)
 
     async def _hand_back(self, held: Held) -> None:
         task = held.task
         assert task is not None
+        if held.state is State.QUEUED:
+            held.advance(Step.ENDED)
         self._log.info("task.handed_back", id=held.line.id)
         await self._record(held, task, handed_back(task, self._node))
-
-    async def _commit(self, ops: list[Delete | Create | SetData]) -> None:
-        """Commit within our session. Lost answers are no matter: every operation names a version or an absence."""
-        while True:
-            try:
-                await self._writes.commit(ops, within=self._session_id)
-                return
-            except (Unavailable, OutcomeUnknown):
-                if not await self._reconnected():
-                    raise SessionExpired from None
-
-    async def _reconnected(self) -> bool:
-        """Wait for the connection to come back; False if the session did not survive."""
-        mine = self._session_id
-        while self._session.session_id == mine and self._session.state not in (Connection.EXPIRED, Connection.CLOSED):
-            try:
-                await self._session.connected(self._session.timeout_s)
-                return self._session.session_id == mine
-            except Unavailable:
-                continue  # bounded by the session: the server's word ends it
-        return False
-
-    async def _clear(self, path: str) -> None:
-        """Remove what somebody put below a task: a znode with children cannot be deleted."""
-        try:
-            for child in await self._session.children(path):
-                await self._session.delete(f"{path}/{child}", -1)
-                self._log.warning("task.child_removed", path=f"{path}/{child}")
-        except ZooKeeperError as error:
-            self._log.warning("task.child_not_removed", path=path, error=str(error))
 
     # --- Letting go -------------------------------------------------------------------------------------
 
@@ -609,7 +526,7 @@ class Executor:
             task_group = self._group
             if reason == "cancelled" and task_group is not None and held.state is State.QUEUED:
                 held.advance(Step.ENDED)
-                held.work = task_group.create_task(self._was_cancelled(held, 0.0))
+                held.work = task_group.create_task(self._let_go(held))
             else:
                 self._drop(held)
         # A task that is being published is not stopped: its transaction finds out who won.
@@ -655,10 +572,3 @@ def blob_refs(value: object) -> Iterable[BlobRef]:
     elif isinstance(value, list):
         for inner in value:
             yield from blob_refs(inner)
-
-
-def without_value(result: Result, why: str) -> Result:
-    """The result of a task whose outcome does not fit into a transaction."""
-    return msgspec.structs.replace(
-        result, status="failed", value=msgspec.UNSET, ref=None, error=Fault("too_large", why), attempts=[]
-    )

@@ -1,5 +1,6 @@
 """The only owner of data files. What is larger than a znode should be lies here, named so that it can be checked."""
 
-from zkd.store.blobs import BlobStore, Fetched
+from zkd.store.blobs import BlobStore
+from zkd.store.home import Home
 
-__all__ = ["BlobStore", "Fetched"]
+__all__ = ["BlobStore", "Home"]

@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from zkd.errors import ResultLost
 from zkd.paths import TaskId
@@ -29,11 +29,6 @@ _SHA = re.compile(r"[0-9a-f]{64}\Z")
 CACHE_BYTES_MAX = 4 * 1024**3
 # A file without a znode may be one whose znode is about to be created.
 ORPHAN_GRACE_S = 120.0
-
-
-class Fetched(NamedTuple):
-    path: Path
-    format: BlobFormat
 
 
 class BlobStore:

@@ -1,0 +1,198 @@
+"""How the end of a task gets into the tree: exactly once, whatever happens on the way.
+
+One transaction deletes the task at the version its holder was given and creates the result; a leader's also
+checks its epoch. Every operation names a version or an absence, so after a lost answer the same transaction
+is sent again, and what it says then tells how it went. Holder and leader share these rules; which of them
+acts, and why, is theirs to know.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import Enum
+
+import msgspec
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd import codec
+from zkd.errors import (
+    MultiFailed,
+    NodeExists,
+    NoNode,
+    NotEmpty,
+    OutcomeUnknown,
+    SessionExpired,
+    TooLarge,
+    Unavailable,
+    ZooKeeperError,
+)
+from zkd.paths import Paths, TaskId
+from zkd.records import Attempt, Dead, Fault, Result, Task
+from zkd.zk import Check, Create, Delete, Session, SetData, State
+from zkd.zk.batch import Batch
+
+TRIES = 8  # each for another reason; more than that is a fault to report, not to fight
+
+Op = Check | Create | Delete | SetData
+
+
+class Ending(Enum):
+    """How an attempt to change a task's outcome went."""
+
+    WRITTEN = "written"
+    ANSWERED = "answered"  # a result of this id was there already; it answers, and the task is gone
+    GONE = "gone"  # the task is no longer there
+    MOVED_ON = "moved on"  # the task has another version: somebody else has it
+    DEPOSED = "deposed"  # another leader's epoch has begun
+    SESSION_OVER = "session over"
+    STUCK = "stuck"  # it cannot be ended; people have to look
+
+
+class Endings:
+    """Writes endings within one session at a time; `within` names it."""
+
+    def __init__(self, session: Session, paths: Paths, writes: Batch, log: Log) -> None:
+        self._session = session
+        self._paths = paths
+        self._writes = writes
+        self._log = log
+
+    async def end(
+        self,
+        task_id: TaskId,
+        version: int,
+        result: Result,
+        dead: Dead | None,
+        *,
+        within: int,
+        guard: Check | None = None,
+    ) -> Ending:
+        """Delete the task at `version` and publish `result`, with `dead` beside it."""
+        paths = self._paths
+        head: list[Op] = [] if guard is None else [guard]
+        deletion = Delete(paths.task(task_id), version)
+        creations: list[Op] = [Create(paths.result(task_id), codec.encode(result))]
+        if dead is not None:
+            creations.append(Create(paths.dead_task(task_id), codec.encode(dead)))
+        for _ in range(TRIES):
+            try:
+                refusal = await self._commit([*head, deletion, *creations], within)
+            except TooLarge as error:
+                creations = [Create(paths.result(task_id), codec.encode(_too_large(result, error)))]
+                continue
+            except SessionExpired:
+                return Ending.SESSION_OVER
+            if refusal is None:
+                return Ending.WRITTEN if creations else Ending.ANSWERED
+            index = refusal.index - len(head)
+            if index < 0:
+                return Ending.DEPOSED
+            if index == 0 and isinstance(refusal.cause, NoNode):
+                return Ending.GONE
+            if index == 0 and isinstance(refusal.cause, NotEmpty):
+                await self._clear(deletion.path)
+            elif index == 1 and isinstance(refusal.cause, NodeExists):
+                creations = []
+            elif index == 2 and isinstance(refusal.cause, NodeExists):
+                assert dead is not None
+                creations[1] = SetData(paths.dead_task(task_id), codec.encode(dead), -1)
+            else:
+                return Ending.MOVED_ON
+        self._log.error("task.not_ended", id=task_id[:140], status=result.status)
+        return Ending.STUCK
+
+    async def end_deleted(self, task_id: TaskId, result: Result, *, within: int, guard: Check | None = None) -> Ending:
+        """Publish `result` for a task whose znode somebody deleted, unless it has a result."""
+        ops: list[Op] = [*([] if guard is None else [guard]), Create(self._paths.result(task_id), codec.encode(result))]
+        try:
+            refusal = await self._commit(ops, within)
+        except SessionExpired:
+            return Ending.SESSION_OVER
+        if refusal is None:
+            return Ending.WRITTEN
+        return Ending.DEPOSED if guard is not None and refusal.index == 0 else Ending.ANSWERED
+
+    async def record_attempts(
+        self,
+        task_id: TaskId,
+        version: int,
+        task: Task,
+        attempts: list[Attempt],
+        *,
+        within: int,
+        guard: Check | None = None,
+    ) -> Ending:
+        """Write `attempts` into the task at `version`. The version moves on, which ends the present hold on it."""
+        moved = codec.encode(msgspec.structs.replace(task, attempts=attempts))
+        ops: list[Op] = [*([] if guard is None else [guard]), SetData(self._paths.task(task_id), moved, version)]
+        try:
+            refusal = await self._commit(ops, within)
+        except SessionExpired:
+            return Ending.SESSION_OVER
+        if refusal is None:
+            return Ending.WRITTEN
+        if guard is not None and refusal.index == 0:
+            return Ending.DEPOSED
+        return Ending.GONE if isinstance(refusal.cause, NoNode) else Ending.MOVED_ON
+
+    async def reconnected(self, session_id: int) -> bool:
+        """Wait for the connection to come back; False if the session did not survive."""
+        session = self._session
+        while session.session_id == session_id and session.state not in (State.EXPIRED, State.CLOSED):
+            try:
+                await session.connected(session.timeout_s)
+                return session.session_id == session_id
+            except Unavailable:
+                continue  # the server's word on the session ends this
+        return False
+
+    async def _commit(self, ops: list[Op], within: int) -> MultiFailed | None:
+        """None when committed, else the refusal."""
+        while True:
+            try:
+                await self._writes.commit(ops, within=within)
+                return None
+            except MultiFailed as refusal:
+                return refusal
+            except (Unavailable, OutcomeUnknown):
+                if not await self.reconnected(within):
+                    raise SessionExpired from None
+
+    async def _clear(self, path: str) -> None:
+        """Remove what somebody put below a task: a znode with children cannot be deleted."""
+        try:
+            for child in await self._session.children(path):
+                try:
+                    await self._session.delete(f"{path}/{child}", -1)
+                except NotEmpty:
+                    await self._clear(f"{path}/{child}")
+                    await self._session.delete(f"{path}/{child}", -1)
+                self._log.warning("task.child_removed", path=f"{path}/{child}"[:200])
+        except ZooKeeperError as error:
+            self._log.warning("task.child_not_removed", path=path[:200], error=str(error))
+
+
+def timestamp() -> str:
+    """Now, in UTC, for people; nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def cancelled(owner: str, czxid: int, attempt: int, task: Task | None = None, node: str | None = None) -> Result:
+    """The result of a task that was deleted before it ended."""
+    return Result(
+        status="cancelled",
+        node=node,
+        attempt=attempt,
+        error=Fault("cancelled", "the task was deleted before it ended"),
+        kernel=None if task is None else task.kernel,
+        owner=owner,
+        czxid=czxid,
+        finished_at=timestamp(),
+        ttl_s=None if task is None else task.ttl_s,
+        traceparent=None if task is None else task.traceparent,
+    )
+
+
+def _too_large(result: Result, error: TooLarge) -> Result:
+    fault = Fault("too_large", f"the outcome does not fit into a transaction: {error}")
+    return msgspec.structs.replace(result, status="failed", value=msgspec.UNSET, ref=None, error=fault, attempts=[])
