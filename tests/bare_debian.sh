@@ -21,6 +21,7 @@ for file in /etc/resolv.conf ${FILES:-}; do
     cp -L "$file" "$root$file"
 done
 user=${USER_IN_ROOT:-root}
+rm -rf "$root/srv/zkd"
 mkdir -p "$root/srv/zkd"
 git archive HEAD | tar -x -C "$root/srv/zkd"
 chroot "$root" chown -R "$user" /srv/zkd

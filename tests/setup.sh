@@ -42,7 +42,8 @@ setup_packages() {
     fi
     say "installing:$missing"
     # shellcheck disable=SC2086  # one word a package
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 $missing >/dev/null
 }
 
 setup_venv() {
