@@ -425,7 +425,7 @@ def _by_msgspec(annotation: Any) -> Convert:
 
 def _refuse_unknown_type(kind: type) -> dict[str, Any]:
     if is_array_type(kind) or kind is complex:
-        return {}
+        return {"type": "array"}
     raise NotImplementedError
 
 
@@ -459,8 +459,36 @@ def _from_msgspec(error: msgspec.ValidationError, words: str, value: Any) -> Mis
 
 
 def signature_text(function: Callable[..., Any]) -> str:
-    """The signature as a person writes it, without module names that everyone knows."""
-    text = str(inspect.signature(function))
+    """The signature as its author wrote it, without the quotes that postponed annotations get."""
+    signature = inspect.signature(function)
+    words: list[str] = []
+    star = False
+    only = 0
+    for parameter in signature.parameters.values():
+        only += parameter.kind is parameter.POSITIONAL_ONLY
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            words.append("*")
+            star = True
+        star = star or parameter.kind is parameter.VAR_POSITIONAL
+        words.append(_parameter_text(parameter))
+    if only:
+        words.insert(only, "/")
+    returns = signature.return_annotation
+    told = returns not in (inspect.Signature.empty, Any, "Any")
+    return f"({', '.join(words)}){f' -> {_annotation_text(returns)}' if told else ''}"
+
+
+def _parameter_text(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    typed = parameter.annotation is not _EMPTY
+    text = f"{stars}{parameter.name}{f': {_annotation_text(parameter.annotation)}' if typed else ''}"
+    if parameter.default is _EMPTY:
+        return text
+    return f"{text} = {parameter.default!r}" if typed else f"{text}={parameter.default!r}"
+
+
+def _annotation_text(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     for known in ("numpy.typing.", "numpy.", "typing.", "collections.abc."):
         text = text.replace(known, "")
-    return text.replace("'", "") if "'" in text and "Literal" not in text else text
+    return text
