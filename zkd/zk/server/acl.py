@@ -30,13 +30,15 @@ class Refused(Exception):
 
 
 def check(entries: AclList, perm: int, identities: Iterable[Identity]) -> None:
-    """Raise `Refused` unless one of the identities, or anyone, has one of the permissions in `perm`."""
+    if not is_allowed(entries, perm, identities):
+        raise Refused(Code.NO_AUTH)
+
+
+def is_allowed(entries: AclList, perm: int, identities: Iterable[Identity]) -> bool:
+    """Whether one of the identities, or anyone, has one of the permissions in `perm`."""
     if entries is OPEN_ACL or not entries:
-        return
-    for entry in entries:
-        if entry.perms & perm and (entry.scheme == "world" or _any_matches(entry, identities)):
-            return
-    raise Refused(Code.NO_AUTH)
+        return True
+    return any(e.perms & perm and (e.scheme == "world" or _any_matches(e, identities)) for e in entries)
 
 
 def fix_up(entries: AclList, identities: Iterable[Identity]) -> AclList:

@@ -61,11 +61,15 @@ class Core:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         tick_s: float = 0.5,
+        reap_s: float = 1.0,
         max_timeout_s: float = 60.0,
         extended_types: bool = True,
         secret: bytes | None = None,
     ) -> None:
         self._wall = wall
+        self._clock = clock
+        self._reap_s = reap_s
+        self._reaped_at = clock()
         self.tree = Tree(extended_types=extended_types)
         self.watches = Watches()
         self.sessions: Sessions[Peer] = Sessions(
@@ -169,9 +173,12 @@ class Core:
             self._cut_off(session.connection)
 
     def tick(self) -> None:
-        """Expire sessions, and delete containers and TTL nodes that are due. To be called every tick."""
+        """Expire sessions and, less often, delete containers and TTL nodes that are due. To be called every tick."""
         for session_id in self.sessions.expired():
             self.expire(session_id)
+        if self._clock() - self._reaped_at < self._reap_s:
+            return
+        self._reaped_at = self._clock()
         for path in self.tree.overdue(self._now_ms()):
             self.zxid += 1
             self.tree.reap(self.zxid, path)
@@ -228,15 +235,15 @@ class Core:
             self._cut_off(peer)
             return
         else:
-            peer.send(REPLY.pack(16, xid, self.zxid, Code.UNIMPLEMENTED))
+            peer.send(REPLY.pack(16, xid, -1, Code.UNIMPLEMENTED))
             self._cut_off(peer)
             return
         peer.send(REPLY.pack(16 + len(body), xid, self.zxid, code) + body)
 
     def _fire(self) -> None:
         changes = self.tree.changes
-        for kind, path in changes:
-            self.watches.changed(kind, path)
+        for change in changes:
+            self.watches.changed(*change)
         changes.clear()
 
     def _now_ms(self) -> int:
@@ -431,6 +438,8 @@ class Core:
 
     def _check_watches(self, peer: Peer, reader: Reader) -> bytes:
         path, kind = reader.text(), self._watch_kind(reader)
+        if path and "/" not in path:
+            raise Malformed(f"{path} has no parent to look at")
         if not self.watches.exists(path, kind):
             raise Refused(Code.NO_WATCHER)
         return b""

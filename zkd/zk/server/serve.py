@@ -161,7 +161,8 @@ class Connection(asyncio.Protocol):
 class EmbeddedServer:
     """An in-memory ZooKeeper on a port of this machine, inside the running event loop.
 
-    Sessions may ask for timeouts from two ticks up to `max_timeout_s`. `clock` is what sessions live by and
+    Sessions may ask for timeouts from two ticks up to `max_timeout_s`. Containers and TTL nodes are looked at
+    every `reap_s` (Apache: every minute). `clock` is what sessions live by and
     `wall` what stats show. The faults are methods here; all of them can be called at any time.
     """
 
@@ -171,6 +172,7 @@ class EmbeddedServer:
         port: int = 0,
         tick_s: float = 0.5,
         *,
+        reap_s: float = 1.0,
         max_timeout_s: float = 60.0,
         max_frame: int = MAX_FRAME,
         extended_types: bool = True,
@@ -183,7 +185,12 @@ class EmbeddedServer:
         self.max_frame = max_frame
         self.faults = Faults()
         self.core = Core(
-            clock=clock, wall=wall, tick_s=tick_s, max_timeout_s=max_timeout_s, extended_types=extended_types
+            clock=clock,
+            wall=wall,
+            tick_s=tick_s,
+            reap_s=reap_s,
+            max_timeout_s=max_timeout_s,
+            extended_types=extended_types,
         )
         self.connections: dict[Connection, None] = {}
         self._listener: asyncio.Server | None = None

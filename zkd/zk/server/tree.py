@@ -13,13 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from zkd.zk.server import acl as acls
-from zkd.zk.server.acl import Refused
+from zkd.zk.server.acl import AclList, Refused
 from zkd.zk.server.wire import OPEN_ACL, Code, EventType, Op, Perm, Stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from zkd.zk.server.acl import AclList, Identity
+    from zkd.zk.server.acl import Identity
 
 SPECIAL = frozenset({"/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"})
 MAX_TTL_MS = 0xFF_FFFF_FFFF
@@ -82,6 +82,10 @@ class Node:
         )
 
 
+# What happened, where, and who may know: the ACLs of the znode and of its parent at that moment.
+Change = tuple[EventType, str, AclList, AclList]
+
+
 class Txn(NamedTuple):
     """The circumstances of a write."""
 
@@ -96,7 +100,7 @@ class Tree:
         root = Node("/", b"", OPEN_ACL)
         # Apache knows its root by both names, and answers requests for either.
         self.nodes: dict[str, Node] = {"": root, "/": root}
-        self.changes: list[tuple[EventType, str]] = []
+        self.changes: list[Change] = []
         self.ephemerals: dict[int, dict[str, None]] = {}
         self.reapable: dict[str, Node] = {}  # containers and TTL nodes
         self.extended_types = extended_types
@@ -177,7 +181,7 @@ class Tree:
         parent.cversion += 1
         parent.pzxid = txn.zxid
         self._add(node, parent)
-        self.changes.append((EventType.CREATED, path))
+        self.changes.append((EventType.CREATED, path, acl, parent.acl))
         return node
 
     def delete(self, txn: Txn, path: str, version: int) -> None:
@@ -202,7 +206,7 @@ class Tree:
         node.version += 1
         node.mzxid = txn.zxid
         node.mtime = txn.time_ms
-        self.changes.append((EventType.CHANGED, path))
+        self.changes.append((EventType.CHANGED, path, node.acl, OPEN_ACL))
         return node
 
     def set_acl(self, txn: Txn, path: str, acl: AclList, version: int) -> Node:
@@ -296,7 +300,7 @@ class Tree:
             self._undo.append(partial(self._undelete, node, parent, parent.pzxid))
         self._remove(node, parent)
         parent.pzxid = zxid
-        self.changes.append((EventType.DELETED, node.path))
+        self.changes.append((EventType.DELETED, node.path, node.acl, parent.acl))
 
     def _uncreate(self, node: Node, parent: Node, pzxid: int) -> None:
         self._remove(node, parent)

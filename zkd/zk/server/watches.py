@@ -2,7 +2,8 @@
 
 Apache 3.8 keeps two tables, one for data and existence and one for children, and in each a connection has at
 most one kind of watch on a path: a one-shot watch *replaces* a persistent one (fixed in 3.9). That is copied
-here with the rest, since a client has to live with it. A watcher is any object; it is sent to, and compared.
+here with the rest, since a client has to live with it. An event goes only to those who may read the znode it
+is about (all releases since CVE-2024-23944). A watcher is any object with identities; it is sent to, and compared.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-from zkd.zk.server.wire import EventType, event
+from zkd.zk.server.acl import is_allowed
+from zkd.zk.server.wire import EventType, Perm, event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from zkd.zk.server.acl import AclList, Identity
     from zkd.zk.server.tree import Tree
 
 
 class Watcher(Protocol):
+    @property
+    def identities(self) -> Collection[Identity]: ...
+
     def send(self, frame: bytes) -> None: ...
 
 
@@ -67,8 +73,8 @@ class Table:
         for path in self.by_watcher.pop(watcher, ()):
             self._drop(path, watcher)
 
-    def fire(self, path: str, kind: EventType, heard: Collection[Watcher] = ()) -> Collection[Watcher]:
-        """Tell everyone who watches, except those who have `heard`; returns who was meant."""
+    def fire(self, path: str, kind: EventType, acl: AclList, heard: Collection[Watcher] = ()) -> Collection[Watcher]:
+        """Tell everyone who watches and may read, except those who have `heard`; returns who was meant."""
         if not self.by_path:
             return ()
         meant: dict[Watcher, None] = {}
@@ -85,7 +91,7 @@ class Table:
         if meant:
             frame = event(kind, path)
             for watcher in meant:
-                if watcher not in heard:
+                if watcher not in heard and is_allowed(acl, Perm.READ, watcher.identities):
                     watcher.send(frame)
         return meant
 
@@ -103,15 +109,14 @@ class Watches:
         self.data = Table()
         self.children = Table()
 
-    def changed(self, kind: EventType, path: str) -> None:
+    def changed(self, kind: EventType, path: str, acl: AclList, parent_acl: AclList) -> None:
         """Fire what a change of the tree fires, in Apache's order."""
+        heard = self.data.fire(path, kind, acl)
         if kind == EventType.CHANGED:
-            self.data.fire(path, kind)
             return
-        heard = self.data.fire(path, kind)
         if kind == EventType.DELETED:
-            self.children.fire(path, kind, heard)
-        self.children.fire(path[: path.rindex("/")] or "/", EventType.CHILDREN)
+            self.children.fire(path, kind, acl, heard)
+        self.children.fire(path[: path.rindex("/")] or "/", EventType.CHILDREN, parent_acl)
 
     def add_persistent(self, path: str, watcher: Watcher, mode: Mode) -> None:
         self.data.add(path, watcher, mode)
