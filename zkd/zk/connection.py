@@ -322,8 +322,13 @@ class Connection(asyncio.Protocol):
         self.closed.set_result(why)
         self._out.clear()
         self._part = []
-        # The session moves to its new state first: whoever is told of the failure finds it there.
-        self._on_lost(self, why)
+        try:
+            # The session moves to its new state first: whoever is told of the failure finds it there.
+            self._on_lost(self, why)
+        finally:
+            self._fail_all(why)
+
+    def _fail_all(self, why: str) -> None:
         if self._greeting is not None:
             fail(self._greeting, Unavailable(None, why))
         for answer in self._auths:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from zkd.errors import AuthFailed, SessionClosed, SessionExpired, TooLarge, Unavailable, ZooKeeperError
 from zkd.zk import generic, wire
 from zkd.zk.connection import Connection, Request
-from zkd.zk.states import Happening, next_state
-from zkd.zk.values import Credentials, Event, State, StateChange
+from zkd.zk.hosts import parse_hosts
+from zkd.zk.states import Happening, Machine
+from zkd.zk.values import Credentials, Event, State
 from zkd.zk.watches import Watches
 
 if TYPE_CHECKING:
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-Server = tuple[str, int]
+    from zkd.zk.hosts import Server
 
-DEFAULT_PORT = 2181
 PASSWORD_BYTES = 16
 
 # Shares of the negotiated timeout. An idle connection is pinged each PING; an answer owed for SILENCE ends
@@ -64,7 +64,8 @@ class Link:
         self.epoch = 0
         self.watches = Watches()
         self.fault: ZooKeeperError | None = None  # why there is no connection, or the last one ended
-        self._state = State.CONNECTING
+        self._machine = Machine()
+        self.subscribe = self._machine.subscribe
         self._auth = tuple(auth)
         self._tls = tls
         self._clock = clock
@@ -74,10 +75,6 @@ class Link:
         self._last_zxid = 0
         self._answered_at = 0.0
         self._events: deque[Event] = deque()
-        self._subscribers: dict[int, Callable[[StateChange], None]] = {}
-        self._subscriptions = 0
-        self._changes: deque[StateChange] = deque()
-        self._is_publishing = False
         self._timer: asyncio.TimerHandle | None = None
         self._wake_at = float("inf")
 
@@ -86,9 +83,9 @@ class Link:
     @property
     def state(self) -> State:
         """As published, but never CONNECTED past the moment at which it must not be relied on."""
-        if self._state is State.CONNECTED and self._clock() >= self._unknown_at():
+        if self._machine.state is State.CONNECTED and self._clock() >= self._unknown_at():
             return State.UNKNOWN
-        return self._state
+        return self._machine.state
 
     @property
     def session_id(self) -> int:
@@ -97,12 +94,6 @@ class Link:
     @property
     def server(self) -> Server | None:
         return self._server if self._connection else None
-
-    def subscribe(self, callback: Callable[[StateChange], None]) -> Callable[[], None]:
-        self._subscriptions += 1
-        key = self._subscriptions
-        self._subscribers[key] = callback
-        return lambda: self._subscribers.pop(key, None) and None
 
     # --- requests -------------------------------------------------------------------------------------
 
@@ -122,7 +113,7 @@ class Link:
             raise SessionExpired(path, f"this was for session {within:#x}, the present one is {self.session_id:#x}")
         connection = self._connection
         now = self._clock()
-        if connection is None or self._state is not State.CONNECTED or now >= self._unknown_at():
+        if connection is None or self._machine.state is not State.CONNECTED or now >= self._unknown_at():
             raise self._refusal(path)
         if len(body) > wire.BODY_BYTES_MAX:
             raise TooLarge(path, f"{len(body) + 8} bytes, at most {wire.BODY_BYTES_MAX + 8}")
@@ -134,7 +125,7 @@ class Link:
         return future
 
     def _refusal(self, path: str | None) -> ZooKeeperError:
-        if self._state is State.CLOSED:
+        if self._machine.state is State.CLOSED:
             return self.fault if isinstance(self.fault, AuthFailed) else SessionClosed(path)
         return Unavailable(path, f"{self.state.value}{f'; {self.fault.detail}' if self.fault else ''}")
 
@@ -151,7 +142,7 @@ class Link:
                     break
                 except AuthFailed as error:
                     self.fault = error
-                    self.step(Happening.CLOSED)
+                    self._step(Happening.CLOSED)
                     return
                 except (ZooKeeperError, OSError, TimeoutError) as error:
                     self._note(server, error)
@@ -160,8 +151,9 @@ class Link:
                 await asyncio.sleep(self._backoff(failures))
                 continue
             since = self._clock()
-            # Bound: the timer ends a connection that answers nothing.
-            await connection.closed
+            # Bound: the timer ends a connection that answers nothing. Not awaited itself: a cancellation of
+            # this task would cancel it, and it is the connection's.
+            await asyncio.wait([connection.closed])
             left = server
             if self._clock() - since >= STEADY_S:
                 failures = 0
@@ -202,7 +194,7 @@ class Link:
                 connection.abort("the server does not know this session")
                 if asked is None:
                     raise Unavailable(None, "the server gave no session")
-                self.step(Happening.DENIED)
+                self._step(Happening.DENIED)
                 return await self._establish(server)
             # From here on this session must be kept, whatever becomes of this connection.
             self.credentials = Credentials(greeting.session_id, greeting.password)
@@ -248,18 +240,18 @@ class Link:
         self._last_zxid = connection.last_zxid
         self.fault = None
         self.epoch += 1
-        self.step(Happening.ESTABLISHED)
+        self._step(Happening.ESTABLISHED)
         if self._events:
             asyncio.get_running_loop().call_soon(self._deliver)
         self._on_timer()
 
     async def close(self) -> None:
         """End the session at the server too, if it can be reached; the wait is bounded."""
-        if self._state is State.CLOSED:
+        if self._machine.state is State.CLOSED:
             self._stop()
             return
         connection = self._connection
-        self.step(Happening.CLOSED)
+        self._step(Happening.CLOSED)
         if connection is not None:
             goodbye = asyncio.get_running_loop().create_future()
             request = Request(wire.CLOSE, b"", wire.decode_nothing, None, False, float("inf"), goodbye)
@@ -276,25 +268,12 @@ class Link:
 
     # --- states ---------------------------------------------------------------------------------------
 
-    def step(self, happening: Happening) -> None:
-        state = next_state(self._state, happening)
-        if state is self._state:
-            return
-        self._state = state
-        self._changes.append(StateChange(state, self.epoch, self.session_id))
-        if state is State.EXPIRED:
+    def _step(self, happening: Happening) -> None:
+        session_id = self.session_id
+        if happening is Happening.DENIED:
             self.credentials = None
             self.timeout_s = self._wanted_timeout_s
-        if self._is_publishing:
-            return  # a callback caused this: its own change reaches everybody first
-        self._is_publishing = True
-        try:
-            while self._changes:
-                change = self._changes.popleft()
-                for callback in list(self._subscribers.values()):
-                    callback(change)
-        finally:
-            self._is_publishing = False
+        self._machine.step(happening, self.epoch, session_id)
 
     def _on_lost(self, connection: Connection, why: str) -> None:
         if connection is not self._connection:
@@ -304,16 +283,16 @@ class Link:
         self._last_zxid = max(self._last_zxid, connection.last_zxid)
         assert self._server is not None
         self._note(self._server, Unavailable(None, why))
-        if self._state is not State.CLOSED:
-            self.step(Happening.LOST)
+        if self._machine.state is not State.CLOSED:
+            self._step(Happening.LOST)
 
     def _note(self, server: Server, error: Exception) -> None:
         detail = error.detail if isinstance(error, ZooKeeperError) else str(error) or "no answer in time"
         self.fault = Unavailable(None, f"{server[0]}:{server[1]}: {detail}")
 
     def _on_heard(self) -> None:
-        if self._state is State.UNKNOWN and self._connection is not None and self._clock() < self._unknown_at():
-            self.step(Happening.ANSWERED)
+        if self._machine.state is State.UNKNOWN and self._connection is not None and self._clock() < self._unknown_at():
+            self._step(Happening.ANSWERED)
 
     def _on_event(self, event: Event) -> None:
         self._events.append(event)
@@ -357,9 +336,9 @@ class Link:
         was_late = now - self._wake_at > LATE_S
         self._wake_at = float("inf")
         due = [float("inf")]
-        if self._state in (State.CONNECTED, State.SUSPENDED):
+        if self._machine.state in (State.CONNECTED, State.SUSPENDED):
             if now >= self._unknown_at():
-                self.step(Happening.SILENT)
+                self._step(Happening.SILENT)
             else:
                 due.append(self._unknown_at())
         connection = self._connection
@@ -379,24 +358,8 @@ class Link:
             if silent_since is not None:
                 due.append(max(silent_since + SILENCE * self.timeout_s, now + LATE_S / 2))
             due.append(connection.fail_overdue(now))
-        elif self._state is State.SUSPENDED:
+        elif self._machine.state is State.SUSPENDED:
             due.append(self._unknown_at())
         at = min(due)
         if at != float("inf"):
             self._wake(at, now)
-
-
-def parse_hosts(hosts: str) -> list[Server]:
-    """``host[:port],...``; IPv6 addresses in brackets."""
-    servers = []
-    for text in hosts.split(","):
-        host, port = text.strip(), str(DEFAULT_PORT)
-        if host.startswith("[") and "]" in host:
-            host, _, rest = host[1:].partition("]")
-            port = rest.removeprefix(":") or port
-        elif host.count(":") == 1:
-            host, port = host.split(":")
-        if not host or "/" in host + port or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"hosts: expected host:port,host:port,... without a path, got {hosts!r}")
-        servers.append((host, int(port)))
-    return servers

@@ -68,10 +68,10 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._running is not None
+        self._running.cancel()  # first, so that it opens no new connection meanwhile
         try:
             await self._link.close()
         finally:
-            self._running.cancel()
             # Only a cancellation concerns the group; another exception of the body must leave it unwrapped.
             if kind is asyncio.CancelledError:
                 await self._tasks.__aexit__(kind, error, traceback)

@@ -1,11 +1,16 @@
-"""The states of a session as a table, and the clock by which it is judged."""
+"""The states of a session as a table, those who are told of them, and the clock by which it is judged."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
-from zkd.zk.values import State
+from zkd.zk.values import State, StateChange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Happening(Enum):
@@ -39,6 +44,44 @@ def next_state(state: State, happening: Happening) -> State:
         return TRANSITIONS[state, happening]
     except KeyError:
         raise AssertionError(f"a session that is {state.value} cannot be {happening.name.lower()}") from None
+
+
+class Machine:
+    """The present state, and the callbacks that hear of every change, each of all changes in one order."""
+
+    def __init__(self) -> None:
+        self.state = State.CONNECTING
+        self._subscribers: dict[int, Callable[[StateChange], None]] = {}
+        self._subscriptions = 0
+        self._changes: deque[StateChange] = deque()
+        self._is_publishing = False
+
+    def subscribe(self, callback: Callable[[StateChange], None]) -> Callable[[], None]:
+        self._subscriptions += 1
+        key = self._subscriptions
+        self._subscribers[key] = callback
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(key, None)
+
+        return unsubscribe
+
+    def step(self, happening: Happening, epoch: int, session_id: int) -> None:
+        state = next_state(self.state, happening)
+        if state is self.state:
+            return
+        self.state = state
+        self._changes.append(StateChange(state, epoch, session_id))
+        if self._is_publishing:
+            return  # a callback caused this: the change it was told of reaches everybody first
+        self._is_publishing = True
+        try:
+            while self._changes:
+                change = self._changes.popleft()
+                for callback in list(self._subscribers.values()):
+                    callback(change)
+        finally:
+            self._is_publishing = False
 
 
 def boottime() -> float:
