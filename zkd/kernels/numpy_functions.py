@@ -18,8 +18,9 @@ import numpy as np
 
 from zkd.arrays import BY_NAME, parse_dtype
 from zkd.errors import BadRecord
+from zkd.kernels.annotations import Convert
 from zkd.kernels.array_types import as_array, refuse_mixed
-from zkd.kernels.binding import Convert, Param, Plan
+from zkd.kernels.binding import Param, Plan
 from zkd.kernels.mismatch import Mismatch
 
 _DISPATCHED = type(np.sum)  # numpy's class for functions with __array_function__; it has no public name
@@ -76,7 +77,7 @@ def find(name: str) -> Callable[..., Any] | None:
     space = _SPACES.get(f"{prefix}." if prefix else "")
     if space is None or name in REFUSED or last not in space.__all__:
         return None
-    function = getattr(space, last)
+    function = vars(space).get(last)  # getattr would import whole packages that numpy loads on demand
     is_pure = isinstance(function, np.ufunc | _DISPATCHED) or name in OTHERS
     return function if is_pure else None
 
