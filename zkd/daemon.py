@@ -48,6 +48,9 @@ from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
 
+# How long a finished task waits to be published together with others, when many finish. Publishing one by one
+# costs the server a synced write each.
+LINGER_S = 0.003
 SWEEP_S = 60.0  # how often files of results that are gone are looked for
 
 
@@ -166,7 +169,7 @@ class Daemon:
         session, paths, name, settings = self.session, self._paths, self.name, self.settings
         boot = os.urandom(4).hex()
         clock = ServerClock()
-        endings = Endings(session, paths, Batch(session), self._log)
+        endings = Endings(session, paths, Batch(session, linger_s=LINGER_S), self._log)
         self.membership = Membership(session, paths, self._record, boot, self._log)
         self.executor = Executor(
             session,

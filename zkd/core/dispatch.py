@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from zkd.core.credits import Pace
+from zkd.core.lifecycle import attempt_number
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
 from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Fault, Node, NodeState, Status, Task
@@ -64,10 +65,12 @@ class Entry:
     ttl_s: float | None = None
     traceparent: str | None = None
 
+    line: Assigned | None = None  # as it stands in assign/<node>
+
     @property
     def attempt(self) -> int:
-        """The number of the next attempt, or of the one under way. Drained ones do not count."""
-        return 1 + sum(attempt.cause != "drain" for attempt in self.attempts)
+        """The number of the next attempt, or of the one under way."""
+        return attempt_number(self.attempts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +301,7 @@ class Dispatch:
                 Assign(
                     node,
                     member.record.incarnation,
-                    [Assigned(e.id, e.czxid, e.version, e.attempt) for e in member.held.values()],
+                    [entry.line for entry in member.held.values() if entry.line is not None],
                 )
             )
         self._dirty.clear()
@@ -331,8 +334,10 @@ class Dispatch:
         room: dict[NodeId, int] = {}
         for name, member in self.members.items():
             if member.takes_work:
-                credit = member.record.slots + member.pace.ahead(now) - member.slots_held
-                if credit > 0:
+                ahead = member.pace.ahead(now)
+                credit = member.record.slots + ahead - member.slots_held
+                # A busy node is refilled by the handful: a write of assign/<node> costs the same for one task.
+                if credit > ahead // 4:
                     room[name] = credit
         if not room:
             return
@@ -407,6 +412,7 @@ class Dispatch:
     def _give(self, entry: Entry, member: Member) -> None:
         entry.phase = Phase.ASSIGNED
         entry.node = member.record.node
+        entry.line = Assigned(entry.id, entry.czxid, entry.version, entry.attempt)
         member.held[entry.id] = entry
         member.slots_held += entry.need.slots
 

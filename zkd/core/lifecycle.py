@@ -91,6 +91,6 @@ def handed_back(task: Task, node: str) -> TryAgain:
     return TryAgain([*kept, Attempt("drain", node, f"{node} is being drained")])
 
 
-def attempt_number(task: Task) -> int:
-    """The number of the attempt that would come next. Drained ones do not count."""
-    return 1 + sum(attempt.cause != "drain" for attempt in task.attempts)
+def attempt_number(attempts: list[Attempt]) -> int:
+    """The number of the attempt that comes after these. Drained ones do not count."""
+    return 1 + sum(attempt.cause != "drain" for attempt in attempts)

@@ -115,7 +115,7 @@ class Executor:
         self._timeout_s = timeout_s
         self._address = address
         self._held: dict[TaskId, Held] = {}
-        self._done: set[Assigned] = set()  # lines that still stand in assign/ although we are through with them
+        self._done: dict[TaskId, Assigned] = {}  # lines that still stand in assign/ although we are through with them
         self._queue: list[tuple[int, int, TaskId]] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -245,17 +245,17 @@ class Executor:
         """Compare what we hold with what we should hold."""
         if assignment.incarnation != self._incarnation:
             return  # meant for a former life of ours
-        wanted = set(assignment.tasks)
-        self._done &= wanted
+        wanted = {line.id: line for line in assignment.tasks}
+        self._done = {task_id: line for task_id, line in self._done.items() if wanted.get(task_id) == line}
         for held in list(self._held.values()):
-            if held.line not in wanted:
+            if wanted.get(held.line.id) != held.line:
                 self._stop(held, "cancelled")
         if self._is_draining:
             return
         to_read: list[Held] = []
         now = self._now()
         for line in assignment.tasks:
-            if line.id in self._held or line in self._done:
+            if line.id in self._held or line.id in self._done:
                 continue
             held = self._held[line.id] = Held(line, since=now)
             self._idle.clear()
@@ -389,7 +389,7 @@ class Executor:
     async def _files(self, task: Task) -> dict[str, str]:
         """Local files for the blobs that the arguments refer to."""
         texts = [task.args, task.kwargs, *([] if task.items is msgspec.UNSET else [task.items])]
-        if not any(b'"blob"' in bytes(text) for text in texts):
+        if not any(b'"blob"' in bytes(text) for text in texts):  # only then is it worth a look inside
             return {}
         refs: list[BlobRef] = []
         for text in texts:
@@ -546,7 +546,7 @@ class Executor:
         held.advance(step)
         if self._held.get(held.line.id) is held:
             del self._held[held.line.id]
-        self._done.add(held.line)
+        self._done[held.line.id] = held.line
         if not self._held:
             self._idle.set()
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Done: TypeAlias = "list[Created | Stat | None]"
 
+# A transaction of this many callers says that many more are coming; then waiting a little fills the next one.
+BUSY_GROUPS = 3
 OP_OVERHEAD_BYTES = 64  # header, flags, ACL and lengths of one operation in a multi, rounded up
 
 _T = TypeVar("_T")
@@ -65,10 +67,19 @@ class _Group:
 
 
 class Batch:
-    """Writes that share transactions. `commit` is one future; no task and no timer a call."""
+    """Writes that share transactions. `commit` is one future; no task and no timer a call.
+
+    `linger_s`: how long a commit may wait for company while there is much of it. One that comes alone never waits.
+    """
 
     def __init__(
-        self, session: Session, *, limit_ops: int = 100, limit_bytes: int = 400_000, in_flight: int = 2
+        self,
+        session: Session,
+        *,
+        limit_ops: int = 100,
+        limit_bytes: int = 400_000,
+        in_flight: int = 2,
+        linger_s: float = 0.0,
     ) -> None:
         self._session = session
         self._limit_ops = limit_ops
@@ -78,6 +89,8 @@ class Batch:
         self._groups_max = limit_ops
         self._queue: deque[_Group] = deque()
         self._flights: _Flights[Done] = _Flights(in_flight)
+        self._linger_s = linger_s
+        self._last_groups = 0  # in the last transaction
         self._is_due = False
 
     async def commit(self, ops: Sequence[Op], within: int | None = None) -> Done:
@@ -93,17 +106,26 @@ class Batch:
         loop = asyncio.get_running_loop()
         group = _Group(ops, within, loop.create_future())
         self._queue.append(group)
-        if not self._is_due and self._flights.has_room:
-            # Once this turn is over, so that all commits of one turn go out together.
-            self._is_due = True
-            loop.call_soon(self._flush)
+        self._flush_soon()
         return group.future
+
+    def _flush_soon(self) -> None:
+        if self._is_due or not self._queue or not self._flights.has_room:
+            return
+        self._is_due = True
+        loop = asyncio.get_running_loop()
+        if self._linger_s and self._last_groups >= BUSY_GROUPS and len(self._queue) < self._groups_max:
+            loop.call_later(self._linger_s, self._flush)
+        else:
+            # Once this turn is over, so that all commits of one turn go out together.
+            loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_due = False
         while self._queue and self._flights.has_room:
             groups = self._take()
             if groups:
+                self._last_groups = len(groups)
                 ops = [op for group in groups for op in group.ops]
                 task = self._flights.start(self._session.multi(ops, within=groups[0].within))
                 task.add_done_callback(lambda task, groups=groups: self._settle(groups, task))  # type: ignore[misc]
@@ -141,7 +163,7 @@ class Batch:
             for group in groups:
                 if not group.future.done():
                     group.future.set_exception(_copy(error))
-        self._flush()
+        self._flush_soon()
 
     def _isolate(self, groups: list[_Group], error: MultiFailed) -> None:
         start = 0
