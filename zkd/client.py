@@ -70,6 +70,7 @@ class Client:
     ) -> None:
         self.hosts = hosts or os.environ.get("ZKD_HOSTS") or DEFAULT_HOSTS
         self.paths = Paths(root)
+        self.session_timeout_s = session_timeout_s  # as asked for; `session.timeout_s` is what the server gave
         self.session = Session(self.hosts, timeout_s=session_timeout_s, auth=auth, tls=tls)
         self._connect_timeout_s = connect_timeout_s
         self._stack = AsyncExitStack()
@@ -206,7 +207,7 @@ class Client:
             nodes=await self.nodes(),
             statuses=await self.statuses(),
             states={node: state.state for node, state in (await self.node_states()).items()},
-            assignments=await self._all(self.paths.assignments, Assignment),
+            assignments=await self.records(self.paths.assignments, Assignment),
             waiting=len(await self.tasks()),
         )
 
@@ -241,15 +242,15 @@ class Client:
 
     async def nodes(self) -> dict[NodeId, Node]:
         """The nodes that are here now."""
-        return await self._all(self.paths.nodes, Node)
+        return await self.records(self.paths.nodes, Node)
 
     async def statuses(self) -> dict[NodeId, NodeStatus]:
         """The last heartbeat of each node, also of those that have gone."""
-        return await self._all(self.paths.statuses, NodeStatus)
+        return await self.records(self.paths.statuses, NodeStatus)
 
     async def node_states(self) -> dict[NodeId, OperatorState]:
         """The states that operators have set."""
-        return await self._all(self.paths.node_states, OperatorState)
+        return await self.records(self.paths.node_states, OperatorState)
 
     async def leader(self) -> Leader | None:
         """Who leads, if anyone does now."""
@@ -309,7 +310,7 @@ class Client:
             except NO_ANSWER as error:
                 await self._box.catch_up(give_up, error)
 
-    async def _all(self, directory: str, kind: type[T]) -> dict[str, T]:
+    async def records(self, directory: str, kind: type[T]) -> dict[str, T]:
         """Every record below `directory`; what went meanwhile, or is no such record, is left out."""
         names = await self._names(directory)
         give_up = time.monotonic() + OUTAGE_MAX_S

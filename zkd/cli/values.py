@@ -1,0 +1,95 @@
+"""Arguments of a kernel as they are typed, and its value as it is printed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zkd.cli.exits import Exit, Stop
+
+
+def read_argument(text: str) -> Any:
+    """JSON if it is JSON, ``@file.npy`` or ``@file.json`` what the file holds, else the text itself."""
+    if text.startswith("@"):
+        return _read_file(Path(text[1:]))
+    import msgspec
+
+    from zkd.arrays import from_json
+
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return text
+    return from_json(text.encode())
+
+
+def read_named(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``-k name=value``, each value as `read_argument` reads it."""
+    named: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.UsageError(f"-k {pair}: expected name=value, such as -k axis=0")
+        named[name] = read_argument(value)
+    return named
+
+
+def read_labels(pairs: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--label {pair}: expected name=value, such as --label rack=r1")
+        labels[name] = value
+    return labels
+
+
+def _read_file(path: Path) -> Any:
+    from zkd.arrays import from_json, open_npy
+
+    if not path.is_file():
+        raise click.UsageError(f"@{path}: there is no such file")
+    if path.suffix == ".npy":
+        return open_npy(path)
+    if path.suffix == ".json":
+        return from_json(path.read_bytes())
+    raise click.UsageError(f"@{path}: expected a file named *.npy or *.json")
+
+
+def write_value(value: Any, output: str, path: str | None = None) -> None:
+    """Print a value, or write it to `path` (.npy or .json)."""
+    if path is not None:
+        _write_file(value, Path(path))
+        return
+    import numpy as np
+
+    from zkd.arrays import to_json
+
+    if output == "table" and sys.stdout.isatty() and isinstance(value, np.ndarray):
+        click.echo(np.array2string(value, threshold=1000))
+    elif output == "table" and isinstance(value, str):
+        click.echo(value)
+    else:
+        click.echo(to_json(value).decode())
+
+
+def _write_file(value: Any, path: Path) -> None:
+    from zkd.arrays import save_npy, to_json
+
+    if path.suffix == ".npy":
+        import numpy as np
+
+        try:
+            array = np.asarray(value)
+        except ValueError:  # uneven lists
+            array = np.asarray(None)
+        if array.dtype.hasobject:
+            raise Stop(Exit.USAGE, f"error: the value is not one array, so it cannot be {path}\n  Use -O value.json.")
+        save_npy(array, path)
+    elif path.suffix == ".json":
+        path.write_bytes(to_json(value) + b"\n")
+    else:
+        raise click.UsageError(f"-O {path}: expected a file named *.npy or *.json")

@@ -1,0 +1,84 @@
+"""JSON Schemas of the records in the tree, made from the structs that read them, so they cannot disagree.
+
+Copies lie in ``docs/schemas``, for those who have no zkd at hand; a test holds them equal.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta, Raw, UnsetType
+
+from zkd.paths import PROTOCOL_VERSION
+from zkd.records import (
+    Assignment,
+    BlobRef,
+    Dead,
+    Leader,
+    Node,
+    NodeStatus,
+    OperatorState,
+    Result,
+    Task,
+)
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
+    "task": (Task, "tasks/<id>: what a client drops. Only `kernel` is required."),
+    "result": (Result, "results/<id>: how a task ended; written once."),
+    "dead": (Dead, "dead/<id>: a task whose attempts are used up, with its history."),
+    "node": (Node, "nodes/<node>: a node, while it is here."),
+    "status": (NodeStatus, "status/<node>: heartbeat."),
+    "assignment": (Assignment, "assign/<node>: what a node should work on; the leader's."),
+    "leader": (Leader, "control/leader: who leads."),
+    "operator-state": (OperatorState, "control/nodes/<node>: how operators want a node to be."),
+    "blob-ref": (BlobRef, "Where a value lies that is too large for a znode."),
+}
+
+# JSON text that passes through unread is `Raw` in the structs; what it has to be is said here.
+UNREAD: dict[str, Any] = {
+    "args": Annotated[list[Any], Meta(description="The positional arguments.")],
+    "kwargs": Annotated[dict[str, Any], Meta(description="The named arguments.")],
+    "items": Annotated[list[Any], Meta(description="One call an item, which is its first argument.")] | UnsetType,
+    "value": Annotated[Any, Meta(description="Any JSON; a large array is {dtype, shape, data: base64}.")],
+    "task": Annotated[dict[str, Any], Meta(description="The task as it was dropped.")],
+}
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of the record of this name. Raises `KeyError`."""
+    struct, description = RECORDS[name]
+    return {
+        "$schema": DIALECT,
+        "$id": f"urn:zkd:schema:v{PROTOCOL_VERSION}:{name}",
+        "title": f"zkd {name}",
+        "description": description,
+        **msgspec.json.schema(_readable(struct)),
+    }
+
+
+def _readable(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """The same struct with its unread fields as what they hold."""
+    hints = get_type_hints(struct, include_extras=True)
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(struct):
+        kind, default = hints[field.name], field.default
+        if field.name in UNREAD and (kind is Raw or Raw in get_args(kind)):
+            kind = UNREAD[field.name]
+            default = msgspec.json.decode(default) if isinstance(default, Raw) else default
+        if field.default_factory is not msgspec.NODEFAULT:
+            fields.append((field.name, kind, msgspec.field(default_factory=field.default_factory)))
+        elif default is msgspec.NODEFAULT:
+            fields.append((field.name, kind))
+        else:
+            fields.append((field.name, kind, default))
+    strict = struct.__struct_config__.forbid_unknown_fields
+    return msgspec.defstruct(struct.__name__, fields, forbid_unknown_fields=strict)
+
+
+def text(name: str) -> str:
+    """The schema as it is published: fields stand in the order in which people should read them."""
+    return json.dumps(schema(name), indent=2) + "\n"
