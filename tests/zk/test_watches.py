@@ -87,8 +87,20 @@ def test_one_shot_watches_on_a_persistent_one_are_not_asked_of_the_server() -> N
     assert watches.needs_server(Kind.CHILD, "/r")
     assert not watches.needs_server(Kind.CHILD, "/p")
     assert watches.needs_server(Kind.DATA, "/r/below")
-    watches.add(Kind.DATA, "/r", named("once"))
-    assert [decoded(body)[1] for body in watches.rearm_bodies(5)] == [[[], [], [], ["/p"], ["/r"]]]
+
+
+def test_watches_on_one_path_are_rearmed_so_that_each_keeps_its_events() -> None:
+    watches = Watches()
+    watches.add(Kind.RECURSIVE, "/r", named("r"))
+    watches.add(Kind.PERSISTENT, "/p", named("p"))
+    for path in ("/r", "/p"):
+        watches.add(Kind.DATA, path, named("data"))
+        watches.add(Kind.CHILD, path, named("child"))
+    assert [decoded(body)[1] for body in watches.rearm_bodies(5)] == [
+        [["/r", "/p"], [], ["/p"], [], []],  # replay what was missed
+        [[], [], [], ["/p"], ["/r"]],
+        [[], [], ["/r"], [], []],
+    ]
 
 
 def test_a_persistent_watch_stays_at_the_server_while_somebody_else_needs_it() -> None:

@@ -104,17 +104,28 @@ class Watches:
         """The bodies of setWatches2 requests that put all of this on a new connection.
 
         Events for what changed after `last_zxid` come at once, except to persistent watches, which do not
-        replay. Persistent ones go first: in one request the server would arm them over the others.
+        replay. A one-shot watch on the path of a persistent one is asked for too, for its replay, and goes
+        first, so that the mode which the server keeps is the persistent one. But a list of children under
+        a recursive watch goes last: the recursive one would hide its events.
         """
-        for kinds in ((Kind.PERSISTENT, Kind.RECURSIVE), (Kind.DATA, Kind.EXIST, Kind.CHILD)):
+        recursive = self._callbacks[Kind.RECURSIVE]
+        children = list(self._callbacks[Kind.CHILD])
+        groups = (
+            {
+                Kind.DATA: list(self._callbacks[Kind.DATA]),
+                Kind.EXIST: list(self._callbacks[Kind.EXIST]),
+                Kind.CHILD: [path for path in children if path not in recursive],
+            },
+            {Kind.PERSISTENT: list(self._callbacks[Kind.PERSISTENT]), Kind.RECURSIVE: list(recursive)},
+            {Kind.CHILD: [path for path in children if path in recursive]},
+        )
+        for group in groups:
             chunk: list[list[str]] = [[] for _ in Kind]
             size = 0
-            for kind in kinds:
-                for path in self._callbacks[kind]:
-                    if kinds[0] is Kind.DATA and not self.needs_server(kind, path):
-                        continue
+            for kind, paths in group.items():
+                for path in paths:
                     cost = 4 + 4 * len(path)  # UTF-8 is at most four bytes a character
-                    if size + cost > REARM_BYTES_MAX and size:
+                    if size and size + cost > REARM_BYTES_MAX:
                         yield _set_watches(last_zxid, chunk)
                         chunk, size = [[] for _ in Kind], 0
                     chunk[kind.value].append(path)
