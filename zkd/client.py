@@ -82,7 +82,7 @@ class Client:
             try:
                 await self.session.connected(self._connect_timeout_s)
             except Unavailable as error:
-                raise Unavailable(None, f"{self.hosts}: {error.detail}; is ZooKeeper there? try zkd doctor") from None
+                raise Unavailable(None, f"{self.hosts}: {error.detail}") from None
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._box = DropBox(self.session, self.paths, tasks)
             self._blobs = Blobs()

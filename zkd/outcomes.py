@@ -51,7 +51,8 @@ def error_of(task: TaskId, result: Result) -> TaskError | None:
     fault = result.error
     kind = fault.kind if fault else result.status
     what = fault.message if fault else result.status
-    place = f" at {fault.path}" if fault and fault.path else ""
+    is_placed = fault is None or not fault.path or what.startswith(fault.path)  # the message says where
+    place = "" if is_placed or fault is None else f" at {fault.path}"
     where = f" on {result.node}" if result.node else ""
     if result.status == "failed":
         message = f"{result.kernel or 'task'} failed{where}, attempt {result.attempt}: {kind}: {what} [{task}]"

@@ -33,14 +33,11 @@ def with_client(work: Work) -> Callable[..., Any]:
     """A command from an async function whose first argument is a connected `Client`."""
 
     @connection_options
-    @click.pass_context
     @wraps(work)
-    def command(
-        ctx: click.Context, *args: Any, hosts: str | None, root: str | None, config: str | None, **kwargs: Any
-    ) -> Any:
+    def command(*args: Any, hosts: str | None, root: str | None, config: str | None, **kwargs: Any) -> Any:
         import asyncio
 
-        settings = find_settings(ctx, hosts, root, config)
+        settings = find_settings(click.get_current_context(), hosts, root, config)
 
         async def connected() -> Any:
             async with client_for(settings) as client:

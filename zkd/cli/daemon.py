@@ -37,7 +37,7 @@ def daemon_command(
     log_level: str | None,
 ) -> int:
     """Run a node until SIGTERM or SIGINT, which drain it first. SIGHUP reads the settings again."""
-    from zkd import daemon, settings
+    from zkd import service, settings
     from zkd.cli.values import read_labels
 
     outer = ctx.obj or {}
@@ -55,4 +55,4 @@ def daemon_command(
         "log.level": log_level,
     }
     overrides = {key: value for key, value in wanted.items() if value is not None}
-    return daemon.main(settings.load(path, overrides=overrides), path, overrides)
+    return service.main(settings.load(path, overrides=overrides), path, overrides)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -62,8 +62,6 @@ def dev_command(
       zkd dev --nodes 3
       zkd run numpy.sum '[1, 2, 3]'      (in another terminal)
     """
-    import uvloop
-
     from zkd.cli.connection import find_settings
     from zkd.settings import default_slots
 
@@ -84,7 +82,12 @@ def dev_command(
             flags = Flags(tick_ms=500, force_sync=data_dir is not None)
             # Started here, from the main thread: the server dies with the thread that started it.
             hosts = stack.enter_context(ApacheServer(directory / "zookeeper", port=port, flags=flags)).connect_string
-        return uvloop.run(_serve(nodes, port, hosts, directory, root, options))
+        try:
+            return asyncio.run(_serve(nodes, port, hosts, directory, root, options))
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:  # what kept it from getting ready
+                raise group.exceptions[0] from None
+            raise
 
 
 async def _serve(nodes: int, port: int, hosts: str | None, directory: Path, root: str, options: list[str]) -> int:
@@ -120,11 +123,11 @@ async def _serve(nodes: int, port: int, hosts: str | None, directory: Path, root
 
 
 async def _follow(
-    ready: asyncio.Task[None], stopping: asyncio.Task[bool], reports: Sequence[asyncio.Task[None]]
+    ready: asyncio.Task[None], stopping: asyncio.Task[Literal[True]], reports: Sequence[asyncio.Task[None]]
 ) -> int:
     """Say when it is ready; return when it is told to stop, or when no node is left."""
     started = time.monotonic()
-    pending: set[asyncio.Task[object]] = {ready, stopping, *reports}  # type: ignore[arg-type]
+    pending: set[asyncio.Task[Any]] = {ready, stopping, *reports}
     while True:
         # No bound once it is ready: a cluster runs until it is stopped.
         left = None if ready.done() else max(0.0, started + READY_S - time.monotonic())

@@ -168,7 +168,7 @@ def _no_ttl() -> Finding:
 
 
 async def _four_letters(server: str) -> AsyncIterator[Finding]:
-    """What `srvr` and `conf` tell, where the server allows them."""
+    """What `srvr` tells, where the server allows it."""
     srvr = await _ask(server, b"srvr")
     if srvr is None:
         yield Finding(
