@@ -37,6 +37,9 @@ ORPHAN_GRACE_S = 5.0
 # A list in assign/<node> may keep lines whose task is gone for this long. Under load the next assignment
 # carries them off; else a write of their own does, and the node learns what was cancelled.
 TRIM_S = 0.2
+# A wide task needs a whole gap, and narrow ones close gaps as they open. Once they have passed it over for
+# this long, one node that could run it gets nothing less urgent until the gap is there.
+PASSED_OVER_S = 1.0
 ENDED_REMEMBERED = 50_000  # ids that ended in this reign: a second drop of one of them is looked up first
 
 
@@ -44,7 +47,8 @@ class Phase(Enum):
     WAITING = "waiting"  # for a moment in time
     READY = "ready"  # for a node
     ASSIGNED = "assigned"
-    ENDING = "ending"  # the leader is ending it itself, or taking it back from a lost node
+    ORPHANED = "orphaned"  # its node was lost, and the leader is taking it back
+    ENDING = "ending"  # the leader is ending it itself
 
 
 @dataclass(slots=True)
@@ -100,6 +104,14 @@ class Member:
     @property
     def takes_work(self) -> bool:
         return self.state == "active" and not self.record.draining
+
+
+@dataclass(slots=True)
+class Gap:
+    """Where a wide need waits for room, and since when."""
+
+    since: float
+    node: NodeId | None = None
 
 
 # --- Commands -------------------------------------------------------------------------------------------
@@ -165,6 +177,7 @@ class Dispatch:
         self._ready: dict[Need, list[tuple[int, int, TaskId]]] = {}
         self._timers: list[tuple[float, int, TaskId]] = []
         self._unknown: dict[Need, float] = {}  # needs for a kernel that no node has -> refused at
+        self._passed_over: dict[Need, Gap] = {}  # wide needs that wait for a gap
         self._kernels: frozenset[str] = frozenset()
         self._dirty: set[NodeId] = set()
         self._out: list[Command] = []
@@ -218,13 +231,15 @@ class Dispatch:
         """The task's znode is no longer there: its holder ended it, or somebody cancelled it."""
         entry = self.tasks.pop(task_id, None)
         if entry is None:
+            if task_id not in self.ended:  # it came and went before it was read: nobody else knows of it
+                self._out.append(Mourn(task_id, 0, 0, [], None, None))
             return
         self.ended[task_id] = entry.ttl_s
         if len(self.ended) > ENDED_REMEMBERED:
             del self.ended[next(iter(self.ended))]
         attempt = entry.attempt if entry.node else 0
         mourn = Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent)
-        if entry.phase in (Phase.WAITING, Phase.READY):
+        if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED):
             self._out.append(mourn)
         member = self.members.get(entry.node or "")
         if entry.phase is Phase.ASSIGNED and member is not None:
@@ -277,6 +292,8 @@ class Dispatch:
         for assigned in tasks:
             entry = self.tasks.get(assigned.id)
             if entry is None or (entry.czxid, entry.version) != (assigned.czxid, assigned.version):
+                if member is not None:  # cancelled or moved on while nobody led: the node has yet to hear of it
+                    member.trim_at = now + TRIM_S
                 continue
             if entry.phase not in (Phase.READY, Phase.WAITING):
                 continue
@@ -341,6 +358,8 @@ class Dispatch:
                     room[name] = credit
         if not room:
             return
+        for need in self._passed_over.keys() - self._ready.keys():
+            del self._passed_over[need]
         heads = [(queue[0], n, need) for n, need in enumerate(list(self._ready)) if (queue := self._live_queue(need))]
         heapq.heapify(heads)
         ranked: dict[Need, list[tuple[float, bool, NodeId]]] = {}
@@ -352,8 +371,11 @@ class Dispatch:
                 nodes = ranked[need] = self._rank(need, room)
             best = self._best_node(need, nodes, room)
             if best is None:
+                if need.slots > 1:
+                    self._keep_gap(need, room, now)
                 heapq.heappop(heads)
                 continue
+            self._passed_over.pop(need, None)
             self._give(self.tasks[heapq.heappop(queue)[2]], self.members[best])
             self._dirty.add(best)
             room[best] -= need.slots
@@ -389,6 +411,16 @@ class Dispatch:
             else:
                 return name
         return None
+
+    def _keep_gap(self, need: Need, room: dict[NodeId, int], now: float) -> None:
+        """After a while keep less urgent tasks off one node, until this wide one fits in there."""
+        gap = self._passed_over.setdefault(need, Gap(now))
+        if now - gap.since < PASSED_OVER_S:
+            return
+        able = [name for name, member in self.members.items() if member.takes_work and fits(need, member)]
+        if gap.node not in able:
+            gap.node = min(able, key=lambda name: self.members[name].slots_held, default=None)
+        room.pop(gap.node or "", None)
 
     def _live_queue(self, need: Need) -> list[tuple[int, int, TaskId]]:
         """The queue, its head a task that is really ready. Tasks leave by being forgotten here, lazily."""
@@ -433,7 +465,7 @@ class Dispatch:
             fault = Fault("node_loss", f"{losses} nodes were lost while they held the task, the last was {node}")
             self._end(entry, "failed", fault, is_dead=True)
             return
-        entry.phase = Phase.ENDING
+        entry.phase = Phase.ORPHANED
         self._out.append(TakeBack(entry.id, entry.version, attempt))
 
     def _count_kernels(self) -> None:
@@ -441,6 +473,7 @@ class Dispatch:
 
     def _refuse_unknown_kernels(self, now: float) -> None:
         if not self.members:
+            self._unknown.clear()  # nobody is here to ask; the grace begins when somebody comes
             return
         unknown = [need for need in self._ready if need.kernel not in self._kernels]
         self._unknown = {need: self._unknown.get(need, now + UNKNOWN_KERNEL_GRACE_S) for need in unknown}

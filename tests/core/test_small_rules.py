@@ -1,0 +1,97 @@
+"""The server's clock, the queue of candidates, and a node's pace."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zkd.core.clock import ServerClock
+from zkd.core.credits import AHEAD_MAX, LEAD_S, Pace
+from zkd.core.queueing import Standing, sequence, standing
+
+
+def test_an_age_is_nought_until_the_servers_clock_was_seen() -> None:
+    assert ServerClock().age_s(5_000, 100.0) == 0.0
+
+
+@given(
+    server_ms=st.integers(-(10**13), 10**13),
+    now=st.floats(0, 10**7),
+    age_ms=st.integers(0, 10**9),
+    later_s=st.floats(0, 10**5),
+)
+def test_an_age_depends_on_no_wall_clock_of_ours(server_ms: int, now: float, age_ms: int, later_s: float) -> None:
+    clock = ServerClock()
+    clock.observe(server_ms, now)
+    assert clock.age_s(server_ms - age_ms, now + later_s) == pytest.approx(age_ms / 1000 + later_s, abs=0.01)
+
+
+def test_an_age_is_never_negative() -> None:
+    clock = ServerClock()
+    clock.observe(1_000, 0.0)
+    assert clock.age_s(9_000, 0.0) == 0.0
+
+
+def names(*numbers: int, prefix: str = "n-") -> list[str]:
+    return [f"{prefix}{number:010}" for number in numbers]
+
+
+def test_the_lowest_number_holds_and_the_next_watches_it() -> None:
+    children = names(30, 10, 20)
+    assert standing(children, "n-0000000010") == Standing(True, None)
+    assert standing(children, "n-0000000020") == Standing(False, "n-0000000010")
+    assert standing(children, "n-0000000030") == Standing(False, "n-0000000020")
+
+
+def test_names_do_not_decide_only_numbers_do() -> None:
+    children = [*names(2, prefix="a-"), *names(1, prefix="z-")]
+    assert standing(children, "z-0000000001") == Standing(True, None)
+
+
+def test_who_is_not_in_the_queue_has_no_standing() -> None:
+    assert standing(names(1), "n-0000000002") is None
+
+
+def test_foreign_children_are_passed_over() -> None:
+    assert standing(["junk", *names(5)], "n-0000000005") == Standing(True, None)
+
+
+def test_a_name_without_digits_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends in 10 digits"):
+        sequence("leader")
+
+
+@given(st.sets(st.integers(0, 2**31 - 1), min_size=1, max_size=20), st.integers(1, 5))
+def test_as_many_hold_as_there_are_places_and_each_other_watches_one_that_counts(
+    numbers: set[int], places: int
+) -> None:
+    children = names(*numbers)
+    stands = {child: standing(children, child, places) for child in children}
+    assert sum(s is not None and s.is_held for s in stands.values()) == min(places, len(children))
+    watched = [s.watch for s in stands.values() if s is not None and not s.is_held]
+    assert len(set(watched)) == len(watched)  # one departure wakes one waiter
+    for child, s in stands.items():
+        if s is not None and s.watch is not None:
+            rest = [other for other in children if other != s.watch]
+            ahead = sum(other < child for other in rest)
+            assert ahead < len([other for other in children if other < child])
+
+
+@given(st.lists(st.floats(0.0, 2.0), min_size=1, max_size=60))
+def test_work_ahead_follows_the_pace_and_is_bounded(steps: list[float]) -> None:
+    pace = Pace()
+    now = 0.0
+    for step in steps:
+        now += step
+        pace.finished(now)
+        assert 0 <= pace.ahead(now) <= AHEAD_MAX
+        assert pace.ahead(now + 60.0) == 0
+
+
+def test_a_steady_pace_is_given_what_it_finishes_in_the_lead() -> None:
+    pace = Pace()
+    for n in range(1, 400):
+        for _ in range(10):
+            pace.finished(n * 0.01)
+    assert pace.ahead(4.0) == pytest.approx(1000 * LEAD_S, abs=6)
