@@ -6,6 +6,7 @@ any client can talk to it. It is not durable and not replicated, and does not me
     wire      bytes <-> values
     acl       who may do what                      watches    who wants to hear of what
     tree      znodes, and the rules of changing them   sessions   who is alive
+    reads, writes   one function a request         peer       one client's connection
     core      requests in, replies and events out (no sockets, no clock)
     words     four-letter words                    faults     what to do wrong on request
     serve     the asyncio shell: EmbeddedServer

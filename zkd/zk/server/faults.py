@@ -13,7 +13,7 @@ from zkd.zk.server.wire import Malformed, Op, Reader
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from zkd.zk.server.core import Peer
+    from zkd.zk.server.peer import Peer
     from zkd.zk.server.sessions import Session
 
 When = Literal["before", "after"]

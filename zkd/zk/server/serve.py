@@ -12,20 +12,22 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from zkd.zk.server import words
-from zkd.zk.server.core import Core, Peer
+from zkd.zk.server.core import Core
 from zkd.zk.server.faults import Faults
 from zkd.zk.server.wire import INT, MAX_FRAME, Malformed, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from zkd.zk.server.peer import Peer
     from zkd.zk.server.wire import Op
 
-# A client that does not read: first its requests are left in its socket, and when events still pile up it is
-# cut off, as one that lost its connection.
+# A client that does not read: first its requests are left where they are, looked at each time this much is to
+# be sent; when events still pile up, it is cut off as one that lost its connection.
+LOOK_AT_UNSENT = 256 * 1024
 MAX_UNSENT = 64 * 1024 * 1024
 
 
@@ -38,14 +40,14 @@ class Connection(asyncio.Protocol):
         self._faults = server.faults
         self._parts: list[bytes] = []  # of a frame that is not whole yet
         self._missing = 4  # bytes until it is worth looking at them again
-        self._late: deque[tuple[float, bytes]] = deque()
+        self._late: deque[bytes] = deque()
+        self._is_slow = False  # its socket takes no more for now
         self.transport: asyncio.Transport
         self.peer: Peer
         self.address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none, and is as good
         host, port, *_ = transport.get_extra_info("peername") or ("127.0.0.1", 0)
         self.address = f"{host}:{port}"
         self.peer = self._core.open(host, self)
@@ -62,11 +64,19 @@ class Connection(asyncio.Protocol):
         self._late.clear()
 
     def pause_writing(self) -> None:
+        self._is_slow = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if not self._faults.is_cut_off(self.peer.session):
+        self._is_slow = False
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Read on, and answer what was left, unless something else forbids it."""
+        if not self._is_slow and not self._faults.is_cut_off(self.peer.session) and not self.transport.is_closing():
             self.transport.resume_reading()
+            self.take_frames()
+            self.flush()
 
     def data_received(self, data: bytes) -> None:
         self._parts.append(data)
@@ -79,7 +89,7 @@ class Connection(asyncio.Protocol):
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         at, size = 0, len(data)
         needed = 4
-        while size - at >= 4 and not self.peer.is_closing and not self._faults.is_cut_off(self.peer.session):
+        while size - at >= 4 and self._may_go_on():
             length = INT.unpack_from(data, at)[0]
             if self.peer.received == 0 and self._answer_word(data[at : at + 4]):
                 break
@@ -96,10 +106,15 @@ class Connection(asyncio.Protocol):
                 break
             at += needed
             needed = 4
+            if self.peer.unsent > LOOK_AT_UNSENT:
+                self._server.flush()
         rest = data[at:] if at else data
         self._parts = [] if self.peer.is_closing or not rest else [rest]
         self._missing = needed - len(rest)
         self._server.flush()
+
+    def _may_go_on(self) -> bool:
+        return not (self._is_slow or self.peer.is_closing or self._faults.is_cut_off(self.peer.session))
 
     def _take_frame(self, frame: Reader) -> None:
         if self.peer.session is None:
@@ -113,7 +128,6 @@ class Connection(asyncio.Protocol):
         self._server.flush()  # the answers to what came before are not part of the fault
         if cut == "after":
             self._core.request(self.peer, frame)
-            self.peer.outbox.clear()
         self.abort()
 
     def _answer_word(self, word: bytes) -> bool:
@@ -126,7 +140,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the connection without another byte, and leave no trace of it in the core."""
-        self.peer.outbox.clear()
+        self.peer.take()
         self._core.closed(self.peer)
         self.transport.abort()
 
@@ -134,12 +148,11 @@ class Connection(asyncio.Protocol):
         """Write what the core has for this client; close after it if that is wanted."""
         if self._faults.is_cut_off(self.peer.session):
             return  # it stays in the outbox until the partition heals
-        out = b"".join(self.peer.outbox)
-        self.peer.outbox.clear()
+        out = self.peer.take()
         if self.transport.is_closing():
             return
-        if out and self._faults.delay_s:
-            self._late.append((time.monotonic() + self._faults.delay_s, out))
+        if out and (self._faults.delay_s or self._late):  # nothing overtakes what is late
+            self._late.append(out)
             asyncio.get_running_loop().call_later(self._faults.delay_s, self._write_late)
         elif out:
             self._write(out)
@@ -148,7 +161,7 @@ class Connection(asyncio.Protocol):
 
     def _write_late(self) -> None:
         if self._late and not self.transport.is_closing():
-            self._write(self._late.popleft()[1])
+            self._write(self._late.popleft())
             if self.peer.is_closing and not self._late:
                 self.transport.close()
 
@@ -276,10 +289,7 @@ class EmbeddedServer:
         """End every fault that lasts: partition, refusal, delay, cuts to come."""
         self.faults.heal()
         for connection in list(self.connections):
-            if not connection.transport.is_closing():
-                connection.transport.resume_reading()
-                connection.take_frames()
-                connection.flush()
+            connection.go_on()
 
     def drop_connections(self) -> None:
         for connection in list(self.connections):
