@@ -232,6 +232,7 @@ class Daemon:
     async def _drain(self) -> None:
         await self.election.resign()
         await self.executor.drain(self.settings.node.drain_timeout_s)
+        await self.executor.hand_back_strays()
         await self.heartbeat.remove()
 
     async def run(self) -> None:

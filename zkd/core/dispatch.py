@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -25,7 +25,7 @@ from zkd.core.credits import Pace
 from zkd.core.lifecycle import attempt_number
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
-from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Fault, Node, NodeState, Status, Task
+from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Cause, Fault, Node, NodeState, Status, Task
 
 # A kernel that no node has may be on a node that is just joining; a person waits no longer than a second.
 UNKNOWN_KERNEL_GRACE_S = 0.5
@@ -275,7 +275,8 @@ class Dispatch:
         self._count_kernels()
         for entry in list(member.held.values()):
             entry.node = None
-            self._lost_holder(entry, node)
+            # One that left in order stopped its kernels; that it had no time to hand a task back is no loss.
+            self._lost_holder(entry, node, "drain" if member.record.draining else "node_loss")
         self._out.extend(mourn for at, mourn in member.ended if at >= now - ORPHAN_GRACE_S)
 
     def node_state(self, node: NodeId, state: NodeState) -> None:
@@ -301,6 +302,13 @@ class Dispatch:
                 self._lost_holder(entry, node)
             else:
                 self._give(entry, member)
+
+    def succeed(self, former: Dispatch, there: Collection[TaskId]) -> None:
+        """Take over from the picture before the connection was lost: what waited then and is gone was cancelled."""
+        for entry in former.tasks.values():
+            if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED) and entry.id not in there:
+                self._out.append(Mourn(entry.id, entry.czxid, 0, entry.attempts, entry.ttl_s, entry.traceparent))
+        self.ended.update(former.ended)
 
     # --- What to do -------------------------------------------------------------------------------------
 
@@ -457,10 +465,10 @@ class Dispatch:
             if member.trim_at is None:
                 member.trim_at = now + TRIM_S
 
-    def _lost_holder(self, entry: Entry, node: NodeId) -> None:
+    def _lost_holder(self, entry: Entry, node: NodeId, cause: Cause = "node_loss") -> None:
         losses = 1 + sum(attempt.cause == "node_loss" for attempt in entry.attempts)
-        attempt = Attempt("node_loss", node, f"{node} was lost while it held the task")
-        if losses > NODE_LOSSES_MAX:
+        attempt = Attempt(cause, node, f"{node} was {'drained' if cause == 'drain' else 'lost'} while it held the task")
+        if cause == "node_loss" and losses > NODE_LOSSES_MAX:
             entry.attempts = [*entry.attempts, attempt]
             fault = Fault("node_loss", f"{losses} nodes were lost while they held the task, the last was {node}")
             self._end(entry, "failed", fault, is_dead=True)

@@ -34,6 +34,7 @@ class Step(Enum):
 
 TABLE: dict[tuple[State, Step], State] = {
     (State.READING, Step.READ): State.QUEUED,
+    (State.READING, Step.ENDED): State.PUBLISHING,  # it was cancelled before we had read it
     (State.READING, Step.DROPPED): State.GONE,
     (State.QUEUED, Step.STARTED): State.RUNNING,
     (State.QUEUED, Step.ENDED): State.PUBLISHING,  # its deadline passed before it was started

@@ -37,6 +37,8 @@ from zkd.records import Assignment, Dead, Node, OperatorState, Result, Task
 from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State
 
 READ_AT_ONCE = 100
+READ_AT_ONCE_FIRST = 16  # until their size is known: a reply has no limit at the server
+REPLY_BYTES = 2_000_000
 # A change of state is told at once; this is for what a watch missed, and costs one list of children.
 RECONCILE_S = 60.0
 FRESH_MAX = 2_000  # tasks just read, kept so that the leader's own node need not read them again
@@ -76,6 +78,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._to_read: OrderedDict[TaskId, None] = OrderedDict()
         self._reads = asyncio.Event()
+        self._reading: dict[TaskId, bool] = {}  # on its way -> was it deleted meanwhile
+        self._read_at_once = READ_AT_ONCE_FIRST
         self._fresh: OrderedDict[TaskId, Fresh] = OrderedDict()
         self.mind: Dispatch | None = None
 
@@ -116,6 +120,7 @@ class Dispatcher:
         connection = self._session.epoch
         self._events.clear()
         self._to_read.clear()
+        self._reading.clear()
         self._fresh.clear()
         mind = Dispatch(self._node)
         await self._load(mind)
@@ -150,9 +155,12 @@ class Dispatcher:
                 self._log.warning("assignment.unreadable", node=node, error=str(error))
         held = {assigned.id for _, assignment in given for assigned in assignment.tasks}
         waiting = await self._session.children(self._paths.tasks)
+        if self.mind is not None:
+            mind.succeed(self.mind, set(waiting))
         first = [task_id for task_id in waiting if task_id in held]
-        for start in range(0, len(first), READ_AT_ONCE):
-            await self._read(mind, first[start : start + READ_AT_ONCE])
+        while first:
+            some, first = first[: self._read_at_once], first[self._read_at_once :]
+            await self._read(mind, some)
         for node, assignment in given:
             mind.assignment_found(node, assignment.incarnation, assignment.tasks, now)
         for task_id in waiting:
@@ -189,7 +197,10 @@ class Dispatcher:
                 elif event.type is EventType.DELETED:
                     self._to_read.pop(task_id, None)
                     self._fresh.pop(task_id, None)
-                    mind.task_gone(task_id, now)
+                    if task_id in self._reading:
+                        self._reading[task_id] = True  # whatever the read brings is older than this
+                    else:
+                        mind.task_gone(task_id, now)
                 elif event.type is not EventType.CHILDREN:
                     self._to_read[task_id] = None
             elif event.type is EventType.DELETED:
@@ -248,7 +259,7 @@ class Dispatcher:
             await self._reads.wait()
             await room.acquire()
             some: list[TaskId] = []
-            while self._to_read and len(some) < READ_AT_ONCE:
+            while self._to_read and len(some) < self._read_at_once:
                 some.append(self._to_read.popitem(last=False)[0])
             if not self._to_read:
                 self._reads.clear()
@@ -259,9 +270,14 @@ class Dispatcher:
 
     async def _read(self, mind: Dispatch, task_ids: list[TaskId]) -> None:
         paths = self._paths
+        self._reading.update(dict.fromkeys(task_ids, False))
         found = await self._session.get_many([paths.task(task_id) for task_id in task_ids])
         now = self._now()
+        size = sum(len(got.data) for got in found if not isinstance(got, ZooKeeperError))
+        fitting = REPLY_BYTES // max(1, size // len(found))
+        self._read_at_once = max(1, min(READ_AT_ONCE, fitting, 2 * self._read_at_once))
         for task_id, got in zip(task_ids, found, strict=True):
+            is_deleted = self._reading.pop(task_id, False)
             if isinstance(got, NoNode):
                 mind.task_gone(task_id, now)
             elif isinstance(got, NoAuth):
@@ -282,6 +298,8 @@ class Dispatcher:
                     self._fresh[task_id] = Fresh(task, got.stat)
                     if len(self._fresh) > FRESH_MAX:
                         self._fresh.popitem(last=False)
+            if is_deleted:
+                mind.task_gone(task_id, now)
 
     def _decode(self, task_id: TaskId, data: bytes) -> Task | BadRecord:
         try:

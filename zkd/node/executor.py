@@ -47,7 +47,8 @@ from zkd.workers import Call, Cancelled, Died, Failed, Finished, Outcome, Pool, 
 from zkd.zk import Session, Stat
 from zkd.zk import State as Connection
 
-READ_AT_ONCE = 50
+STOP_S = 5.0  # for what was told to stop: SIGTERM, grace, SIGKILL, and a write
+READ_AT_ONCE = 16  # tasks may be 512 KiB each
 
 
 @dataclass(slots=True, eq=False)
@@ -175,25 +176,37 @@ class Executor:
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, hand back what has not begun, let the rest run, and hand back what still runs then."""
         self._is_draining = True
-        waiting = [held for held in self._held.values() if held.state in (State.READING, State.QUEUED)]
         assert self._group is not None
-        for held in waiting:
-            held.stopped_for = "drain"
-            if held.state is State.QUEUED:
-                held.work = self._group.create_task(self._hand_back(held))
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
+        for held in list(self._held.values()):
+            if held.state in (State.READING, State.QUEUED) and held.work is None:
+                held.stopped_for = "drain"  # one that is being read is handed back when that is done
+                if held.state is State.QUEUED:
+                    held.work = self._group.create_task(self._hand_back(held))
+        if not await self._is_idle_within(timeout_s):
             running = [held for held in self._held.values() if held.state is State.RUNNING]
             self._log.warning("drain.timed_out", handed_back=len(running))
             for held in running:
                 self._stop(held, "drain")
-            try:
-                async with asyncio.timeout(5.0):
-                    await self._idle.wait()
-            except TimeoutError:
+            if not await self._is_idle_within(STOP_S):
                 self._log.error("drain.not_finished", held=len(self._held))
+
+    async def hand_back_strays(self) -> None:
+        """What the leader gave us before it knew that we are leaving."""
+        try:
+            found = await self._session.get(self._paths.assignment(self._node))
+            self._take(codec.decode(found.data, Assignment), {})
+        except (ZooKeeperError, BadRecord) as error:
+            self._log.info("assignment.not_read", error=str(error))
+            return
+        await self._is_idle_within(STOP_S)
+
+    async def _is_idle_within(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def resume(self) -> None:
         """Take work again."""
@@ -250,14 +263,14 @@ class Executor:
         for held in list(self._held.values()):
             if wanted.get(held.line.id) != held.line:
                 self._stop(held, "cancelled")
-        if self._is_draining:
-            return
         to_read: list[Held] = []
         now = self._now()
         for line in assignment.tasks:
             if line.id in self._held or line.id in self._done:
                 continue
             held = self._held[line.id] = Held(line, since=now)
+            if self._is_draining:
+                held.stopped_for = "drain"
             self._idle.clear()
             known = fresh.get(line.id)
             if known is not None and _life(known[1]) == _life(line):
@@ -280,10 +293,15 @@ class Executor:
             except SessionExpired:
                 return
         for held, got in zip(some, found, strict=True):
-            if self._held.get(held.line.id) is not held:
-                continue  # dropped meanwhile
+            if self._held.get(held.line.id) is not held or held.work is not None:
+                continue  # dropped meanwhile, or being let go
+            if isinstance(got, NoNode):
+                assert self._group is not None
+                held.advance(Step.ENDED)
+                held.work = self._group.create_task(self._was_cancelled(held))
+                continue
             if isinstance(got, ZooKeeperError) or _life(got.stat) != _life(held.line):
-                self._drop(held)  # cancelled, or moved on: the leader hears of it by an event
+                self._drop(held)  # it moved on: the leader hears of it by an event
                 continue
             try:
                 task = codec.decode_task(got.data)
@@ -507,8 +525,7 @@ class Executor:
     async def _hand_back(self, held: Held) -> None:
         task = held.task
         assert task is not None
-        if held.state is State.QUEUED:
-            held.advance(Step.ENDED)
+        held.advance(Step.ENDED)
         self._log.info("task.handed_back", id=held.line.id)
         await self._record(held, task, handed_back(task, self._node))
 
@@ -524,7 +541,7 @@ class Executor:
                 held.work.cancel()
         elif held.state in (State.READING, State.QUEUED) and held.work is None:
             task_group = self._group
-            if reason == "cancelled" and task_group is not None and held.state is State.QUEUED:
+            if reason == "cancelled" and task_group is not None:
                 held.advance(Step.ENDED)
                 held.work = task_group.create_task(self._let_go(held))
             else:
