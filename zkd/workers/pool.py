@@ -201,7 +201,7 @@ class Pool:
 
     def _fill(self) -> None:
         """Ask for the workers that are missing."""
-        if self._is_closing or self._refill is not None or self._server is None or not self._server.serving.done():
+        if self._is_closing or self._refill is not None or self._server is None or not self._server.is_serving:
             return
         staying = [it for it in self._workers.values() if it.state is not State.ENDING and not it.is_due]
         starting = sum(worker.state is State.STARTING for worker in staying)
@@ -257,7 +257,7 @@ class Pool:
         self._busy.discard(worker)
         if worker.ended_by_itself and not self._is_closing:
             self._log.warning("worker.died", pid=worker.pid, how=how, runs=worker.runs)
-            if not worker.was_used:
+            if not worker.was_used and self._server is not None and self._server.is_serving:
                 self._start_failed(how)
         self._fill()
         self._dispatch()
@@ -374,7 +374,8 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._close()
-        await self._tasks.__aexit__(kind, error, traceback)
+        # What the body has raised is none of the group's affair: it would come out wrapped in an ExceptionGroup.
+        await self._tasks.__aexit__(None, None, None)
 
     async def _close(self) -> None:
         """End everything in a few seconds, whatever state it is in; when cancelled meanwhile, at once."""

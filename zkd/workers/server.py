@@ -88,12 +88,17 @@ class ForkServerProcess:
         self._killed_for = ""
         self._send(configure)
 
+    @property
+    def is_serving(self) -> bool:
+        return self.serving.done() and not self.ended.done()
+
     def spawn(self, worker: int, sock: socket.socket, output: int) -> None:
         """Ask for a worker. Both descriptors are this call's to close."""
         self._send(Spawn(worker), [sock.detach(), output])
 
     def signal(self, worker: int, number: signal.Signals) -> None:
-        self._send(Signal(worker, number))
+        if not self.ended.done():  # else the worker has died with it
+            self._send(Signal(worker, number))
 
     def close(self) -> None:
         """Ask it to kill its workers and go; `ended` follows."""
@@ -114,6 +119,7 @@ class ForkServerProcess:
             self._exited()
 
     def _send(self, order: Order, fds: list[int] | None = None) -> None:
+        assert not self.ended.done(), order
         self._orders.append((control.encode(order), fds or []))
         if len(self._orders) == 1:
             self._flush()

@@ -308,7 +308,11 @@ class Worker:
         self._loop.remove_writer(self._fd)
         if self.state is not State.ENDING:
             self._leave(Ending.DIED)
-            self._escalation = self._loop.call_later(EXIT_S_MAX, self._kill)
+            self._escalation = self._loop.call_later(EXIT_S_MAX, self._closed)
+
+    def _closed(self) -> None:
+        self._detail = "closed its own socket"
+        self._kill()
 
     def _start_timeout(self) -> None:
         self._detail = f"not ready {START_S_MAX:g} s after its fork"
