@@ -258,10 +258,11 @@ class Connection(asyncio.Protocol):
         return SessionExpired(path) if code == _SESSION_GONE else from_code(code, path)
 
     def _take_greeting(self, packet: bytes) -> None:
-        greeting, self._greeting = self._greeting, None
+        greeting, hello = self._greeting, generic.decode_greeting(packet)
         assert greeting is not None
+        self._greeting = None  # only now: one that cannot be decoded is failed with the connection
         if not greeting.done():
-            greeting.set_result(generic.decode_greeting(packet))
+            greeting.set_result(hello)
 
     def _take_special(self, xid: int, zxid: int, code: int, data: bytes, at: int, end: int) -> None:
         if xid == wire.EVENT_XID:
