@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from zkd.arrays.dtypes import Array, byte_count, parse_dtype, parse_shape, plain_array, refuse_bad_elements
-from zkd.arrays.writing import to_json
+from zkd.arrays.writing import is_masked, to_json
 from zkd.errors import BadRecord
 
 Format: TypeAlias = Literal["npy", "json"]
@@ -26,7 +26,7 @@ PREFIX_BYTES = {b"\x01\x00": 10, b"\x02\x00": 12}
 
 def write_blob(value: object, path: str | os.PathLike[str]) -> Format:
     """Write a result to a file: one array of plain data as npy, anything else as JSON."""
-    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray) and value.dtype.kind in "biufcmMSU":
+    if isinstance(value, np.ndarray) and not is_masked(value) and value.dtype.kind in "biufcmMSU":
         save_npy(value, path)
         return "npy"
     text = to_json(value)

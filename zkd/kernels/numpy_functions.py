@@ -60,6 +60,7 @@ _NAMED_REST: Mapping[str, tuple[str, ...]] = {
 }
 _TUPLES = frozenset({"axis", "axes", "shape", "new_shape", "dims", "s", "reps", "shift", "source", "destination"})
 _ARRAY_LISTS = frozenset({"arrays", "tup", "condlist", "choicelist", "choices", "keys", "multi_index", "bins"})
+_DATES = frozenset({"begindates", "enddates", "dates", "holidays"})
 _ENCODINGS = ("utf-8", "ascii", "latin-1", "utf-16", "utf-32")  # others would be imported by name
 _PYTHON_DTYPES: Mapping[str, str] = {"int": "int64", "float": "float64", "complex": "complex128"}
 
@@ -140,6 +141,8 @@ def _param(parameter: str, function: str, *, required: bool) -> Param:
         convert = _tuples
     elif parameter in _ARRAY_LISTS:
         convert = _blocks if function == "block" else _array_list
+    elif parameter in _DATES:
+        convert = _dates
     elif parameter == "range":
         convert = _pairs
     elif parameter == "encoding":
@@ -202,6 +205,13 @@ def _tuples(value: Any) -> Any:
 
 def _pairs(value: Any) -> Any:
     return tuple(_pairs(item) for item in value) if isinstance(value, list) else _value(value)
+
+
+def _dates(value: Any) -> Any:
+    """Dates as text, such as 2024-02-29: numpy reads a single one, but no list of them."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    return as_array(np.asarray(value) if isinstance(value, str) else value, np.datetime64, None)
 
 
 def _dtype(value: Any) -> Any:
