@@ -30,6 +30,7 @@ chroot "$root" chown -R "$user" /srv/zkd
 # shellcheck disable=SC2016  # expanded inside
 unshare --mount --propagation private sh -c '
     root=$1 user=$2; shift 2
+    mount --rbind "$root" "$root" # a mount point of its own, as the root of a machine is
     for each in proc dev sys; do mount --rbind "/$each" "$root/$each"; done
     mount -t tmpfs tmpfs "$root/run"
     if [ "$user" = root ]; then

@@ -20,7 +20,20 @@ FILES = {path.relative_to(TOP).as_posix(): ast.parse(path.read_text()) for path 
 # What a room is: a module or a package directly below zkd. A new one has to be put somewhere here.
 LAYERS = [
     # Frozen values, every znode path, bytes <-> records; what everybody may know.
-    {"errors", "records", "paths", "codec", "arrays", "settings", "sources", "credentials", "log", "journal", "notify"},
+    {
+        "errors",
+        "records",
+        "paths",
+        "codec",
+        "arrays",
+        "settings",
+        "sources",
+        "credentials",
+        "log",
+        "journal",
+        "notify",
+        "schemas",
+    },
     # Decides and computes; no I/O.
     {"core", "kernels", "models"},
     # Each the only one who touches: processes, files, ZooKeeper, the network.
@@ -41,7 +54,14 @@ ONLY = {
     "multiprocessing": ["zkd/workers/"],
     "subprocess": ["zkd/workers/", "zkd/zk/apache.py", "zkd/cli/"],
     # The daemon lives without numpy, and is 30 MB smaller for it.
-    "numpy": ["zkd/arrays", "zkd/kernels/", "zkd/models/", "zkd/outcomes.py", "zkd/workers/engine.py"],
+    "numpy": [
+        "zkd/arrays",
+        "zkd/kernels/",
+        "zkd/models/",
+        "zkd/outcomes.py",
+        "zkd/workers/engine.py",
+        "zkd/cli/values.py",
+    ],
     "rich": ["zkd/cli/"],
     "click": ["zkd/cli/", "zkd/__main__.py"],
 }

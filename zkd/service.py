@@ -76,6 +76,7 @@ async def _serve(settings: Settings, notify: Notify, reload: Path | None, overri
             supervised = group.create_task(_tell_supervisor(daemon, notify))
             await daemon.run()
             notify.stopping("draining")
+            notify.extend(10.0)  # at once: the supervisor below may sleep for longer than the time to stop
             await daemon.drain()
             supervised.cancel()
     except asyncio.CancelledError:

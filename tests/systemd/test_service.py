@@ -13,7 +13,7 @@ from tests.systemd.machine import REPOSITORY, Machine, wait_until
 
 pytestmark = pytest.mark.xdist_group("systemd")
 
-ZOOKEEPER = ("systemd-run", "--unit=zookeeper", "--collect", "/opt/zkd/bin/python", "-m", "zkd.zk.server")
+ZOOKEEPER = ("systemd-run", "--unit=ensemble", "--collect", "/opt/zkd/bin/python", "-m", "zkd.zk.server")
 
 CLIENT = """
 import asyncio, json, sys, zkd
@@ -83,7 +83,7 @@ class Service:
 def zookeeper(machine: Machine) -> Iterator[None]:
     machine.run(*ZOOKEEPER)
     yield
-    machine.run("systemctl", "stop", "zookeeper", check=False)
+    machine.run("systemctl", "stop", "ensemble", check=False)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_start_waits_for_zookeeper_and_says_so(service: Service) -> None:
     wait_until(lambda: service.show("ActiveState") == "active", "it serves when ZooKeeper is there")
     assert service.show("NRestarts") == "0"
     service.systemctl("stop")
-    service.machine.run("systemctl", "stop", "zookeeper")
+    service.machine.run("systemctl", "stop", "ensemble")
 
 
 def test_a_daemon_that_stands_still_is_restarted(service: Service, zookeeper: None) -> None:
@@ -146,12 +146,12 @@ def test_a_daemon_that_stands_still_is_restarted(service: Service, zookeeper: No
 def test_a_daemon_without_zookeeper_is_not_restarted(service: Service, zookeeper: None) -> None:
     service.configure(drop_in="WatchdogSec=2s\n")
     service.systemctl("start")
-    service.machine.run("systemctl", "kill", "--signal=SIGSTOP", "zookeeper")
+    service.machine.run("systemctl", "kill", "--signal=SIGSTOP", "ensemble")
     wait_until(lambda: "connected" not in service.show("StatusText").split(), "it noticed that ZooKeeper is gone")
     wait_until(
         lambda: service.was_logged("session.changed", state="unknown"), "twice the watchdog's time has passed", 10
     )
-    service.machine.run("systemctl", "kill", "--signal=SIGCONT", "zookeeper")
+    service.machine.run("systemctl", "kill", "--signal=SIGCONT", "ensemble")
     assert service.client("run", "numpy.sum", [1, 2]) == 3
     assert (service.show("NRestarts"), service.show("ActiveState")) == ("0", "active")
 
@@ -181,7 +181,7 @@ def test_settings_that_cannot_be_used_end_it_for_good(service: Service) -> None:
 
 
 def test_stop_lets_a_running_task_end(service: Service, zookeeper: None) -> None:
-    service.configure(drop_in="TimeoutStopSec=2s\n")
+    service.configure(drop_in="TimeoutStopSec=1s\n")
     service.systemctl("start")
     task = service.client("submit", "sleep", 4)
     wait_until(lambda: service.client("state", task) == "running", "the task runs")
