@@ -67,9 +67,9 @@ class ZooKeeperError(ZkdError):
 
 
 class Unavailable(ZooKeeperError):
-    """There is no connection now. The request was not sent; nothing happened."""
+    """There is no connection now, so the request was not sent; or it was a read, and no answer came."""
 
-    meaning = "not connected to ZooKeeper, the request was not sent"
+    meaning = "ZooKeeper is not available, nothing was changed"
 
 
 class OutcomeUnknown(ZooKeeperError):
