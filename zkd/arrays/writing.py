@@ -56,7 +56,7 @@ def _tree(value: object, where: str, depth: int, exact: bool) -> object:
     if depth >= DEPTH_MAX:
         raise NotData(where, f"a value nested deeper than {DEPTH_MAX} levels, or one that contains itself")
     if isinstance(value, list | tuple | range):
-        return _list(value, where, depth, exact)
+        return _list(list(value) if isinstance(value, range) else value, where, depth, exact)
     if isinstance(value, dict):
         return _object(value, where, depth, exact)
     return _other(value, where, depth, exact)
@@ -89,6 +89,8 @@ def _other(value: object, where: str, depth: int, exact: bool) -> object:
         return _array(np.asarray(value), where, exact)
     if isinstance(value, bytes | bytearray | memoryview):
         return _bytes_form(f"|V{len(bytes(value))}", (), bytes(value))
+    if isinstance(value, complex):
+        return _bytes_form("<c16", (), struct.pack("<dd", value.real, value.imag))
     if isinstance(value, msgspec.Struct):
         names = value.__struct_encode_fields__
         pairs = zip(names, value.__struct_fields__, strict=True)
