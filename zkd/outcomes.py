@@ -179,6 +179,18 @@ def as_arrays(value: Any) -> Any:
     return items
 
 
+def one_array(value: Any) -> Any:
+    """`value` as one numpy array, or None if it is not one, such as text, or uneven lists."""
+    import numpy as np
+
+    value = as_arrays(value)
+    if isinstance(value, bool | int | float):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray | np.generic) or value.dtype.hasobject:
+        return None
+    return np.asarray(value)
+
+
 def _writable(value: Any, path: str) -> Any:
     """A mapped array that may be written to: changed pages are copied, the others stay in the file."""
     import numpy as np

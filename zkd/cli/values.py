@@ -64,14 +64,12 @@ def write_value(value: Any, output: str, path: str | None = None) -> None:
     if path is not None:
         _write_file(value, Path(path))
         return
-    import numpy as np
-
     from zkd.arrays import to_json
 
-    if output == "table" and sys.stdout.isatty() and isinstance(value, np.ndarray):
-        click.echo(np.array2string(value, threshold=1000))
-    elif output == "table" and isinstance(value, str):
-        click.echo(value)
+    # An array on a terminal as numpy shows it, with what is in the middle of a large one left out.
+    is_shown = output == "table" and (isinstance(value, str) or (sys.stdout.isatty() and hasattr(value, "ndim")))
+    if is_shown:
+        click.echo(str(value))
     else:
         click.echo(to_json(value).decode())
 
@@ -80,13 +78,10 @@ def _write_file(value: Any, path: Path) -> None:
     from zkd.arrays import save_npy, to_json
 
     if path.suffix == ".npy":
-        import numpy as np
+        from zkd.outcomes import one_array
 
-        try:
-            array = np.asarray(value)
-        except ValueError:  # uneven lists
-            array = np.asarray(None)
-        if array.dtype.hasobject:
+        array = one_array(value)
+        if array is None:
             raise Stop(Exit.USAGE, f"error: the value is not one array, so it cannot be {path}\n  Use -O value.json.")
         save_npy(array, path)
     elif path.suffix == ".json":

@@ -1,0 +1,44 @@
+"""A client, and a stand-in for the cluster, on an embedded server of the test's own with all its fault switches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.client.standin import StandIn
+from zkd.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from zkd.zk.server import EmbeddedServer
+
+
+def _unlucky(number: int) -> int:
+    if number == 13:
+        raise ValueError("unlucky")
+    return number
+
+
+KERNELS = {
+    "square": lambda x: x * x,
+    "add": lambda x, y=0: np.add(x, y),
+    "eye": lambda n: np.eye(n),
+    "unlucky": _unlucky,
+    "same": lambda x: x,
+    "nan": lambda: float("nan"),
+}
+
+
+@pytest.fixture
+async def cluster(embedded: EmbeddedServer) -> AsyncIterator[StandIn]:
+    async with StandIn(embedded.connect_string, "/zkd", dict(KERNELS)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def client(embedded: EmbeddedServer, cluster: StandIn) -> AsyncIterator[Client]:
+    async with Client(embedded.connect_string, connect_timeout_s=5) as client:
+        yield client
