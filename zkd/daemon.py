@@ -410,13 +410,16 @@ class Daemon:
         host, port = address(self.settings.node.http)
         try:
             port = await self._stack.enter_async_context(
-                serve(host, port, self._store, self._not_ready, lambda: self._samples())
+                serve(host, port, self._store, self._token, self._not_ready, self._samples)
             )
         except OSError as error:
             raise BadSettings(f"node.http: cannot listen on {self.settings.node.http}: {error.strerror}") from None
         if host in ("0.0.0.0", "::"):
             host = platform.node()
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def _token(self) -> str | None:
+        return self.membership.token if self.phase is not Phase.STARTING else None
 
     def _not_ready(self) -> str | None:
         if self.phase is not Phase.SERVING:

@@ -11,6 +11,7 @@
     <root>/control/candidates/     ephemeral sequential: who would lead next
     <root>/control/nodes/<node>    a node's state as operators set it: active | draining | cordoned
     <root>/control/protocol        version of this protocol
+    <root>/control/token           who knows it may send data to nodes
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Paths:
         self.leader = f"{root}/control/leader"
         self.candidates = f"{root}/control/candidates"
         self.node_states = f"{root}/control/nodes"
+        self.token = f"{root}/control/token"
         self.protocol = f"{root}/control/protocol"
 
     def skeleton(self) -> list[str]:

@@ -1,21 +1,27 @@
 """What each node serves over HTTP: blobs to other nodes and clients, its health and figures to people.
 
     GET /v1/blobs/<sha256>    the bytes, with ranges; knowing the digest is the permission to read them
+    PUT /v1/blobs/<sha256>    keep these bytes as an argument of a task to come; asks for the cluster's token
     GET /healthz              200 while the event loop turns
     GET /readyz               200 while this node can take work, else 503 and why
     GET /metrics              Prometheus text
 
-Read-only: whatever changes something goes through ZooKeeper and its ACLs.
+What decides anything goes through ZooKeeper and its ACLs. The token lies there too, so that who may read it may
+send data.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from zkd.store import BlobStore
+from zkd.errors import ResultLost
+from zkd.store import BlobFormat, BlobStore, is_digest
+
+CHUNK = 1 << 18
 
 Sample = tuple[str, dict[str, str], float]  # name, labels, value
 
@@ -25,6 +31,7 @@ async def serve(
     host: str,
     port: int,
     store: BlobStore,
+    token: Callable[[], str | None],
     not_ready: Callable[[], str | None],
     samples: Callable[[], Iterable[Sample]],
 ) -> AsyncIterator[int]:
@@ -36,6 +43,22 @@ async def serve(
             raise web.HTTPNotFound(text="no such blob on this node\n")
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
+    async def keep(request: web.Request) -> web.Response:
+        expected, given = token(), request.headers.get("Authorization", "")
+        if expected is None or not hmac.compare_digest(given.encode(), f"Bearer {expected}".encode()):
+            raise web.HTTPUnauthorized(text="expected `Authorization: Bearer` with the token in control/token\n")
+        sha, size = request.match_info["sha"], request.content_length
+        if not is_digest(sha) or size is None or request.query.get("format") not in ("npy", "json"):
+            raise web.HTTPBadRequest(text="expected a sha256 in the path, a Content-Length, and ?format=npy or json\n")
+        if size > store.room_bytes():
+            raise web.HTTPInsufficientStorage(text=f"expected at most {store.room_bytes()} bytes, got {size}\n")
+        blob_format: BlobFormat = "npy" if request.query["format"] == "npy" else "json"
+        try:
+            await store.receive(sha, size, blob_format, request.content.iter_chunked(CHUNK))
+        except ResultLost as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        return web.Response(status=201)
+
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
@@ -46,10 +69,11 @@ async def serve(
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=exposition(samples()).encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    app = web.Application()
+    app = web.Application(client_max_size=0)  # no limit of its own: bodies are streamed, and bounded above
     app.add_routes(
         [
             web.get("/v1/blobs/{sha}", blob),
+            web.put("/v1/blobs/{sha}", keep),
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),

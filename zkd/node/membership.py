@@ -9,6 +9,7 @@ or another daemon of the same name, which is a mistake that only people can mend
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 
 import msgspec
@@ -35,6 +36,7 @@ class Membership:
         self._log = log
         self._wake = asyncio.Event()
         self.incarnation: str | None = None
+        self.token: str | None = None
         self.session_id = 0
         self.joined = asyncio.Event()
 
@@ -83,6 +85,8 @@ class Membership:
         for path in self._paths.skeleton():
             await ensure_path(self._session, path)
         await self._keep(self._paths.protocol, str(PROTOCOL_VERSION).encode())
+        await self._keep(self._paths.token, secrets.token_hex(32).encode())
+        self.token = (await self._session.get(self._paths.token)).data.decode()
 
     async def _keep(self, path: str, data: bytes) -> None:
         try:

@@ -1,6 +1,6 @@
 """The only owner of data files. What is larger than a znode should be lies here, named so that it can be checked."""
 
-from zkd.store.blobs import BlobStore
+from zkd.store.blobs import BlobFormat, BlobStore, is_digest
 from zkd.store.home import Home
 
-__all__ = ["BlobStore", "Home"]
+__all__ = ["BlobFormat", "BlobStore", "Home", "is_digest"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -55,7 +56,7 @@ class BlobStore:
 
     def find(self, sha256: str) -> Path | None:
         """The file with these bytes, if it lies here."""
-        if not _SHA.match(sha256):
+        if not is_digest(sha256):
             return None
         path = self._by_sha.get(sha256)
         if path is not None and path.exists():
@@ -67,6 +68,10 @@ class BlobStore:
                     os.utime(cached)  # the cache drops what was not used for longest
                 return cached
         return None
+
+    def room_bytes(self) -> int:
+        """How large a copy may be: the cache's size, or half of what is free on the disk."""
+        return min(CACHE_BYTES_MAX, shutil.disk_usage(self.cache).free // 2)
 
     async def receive(self, sha256: str, size: int, blob_format: BlobFormat, chunks: AsyncIterator[bytes]) -> Path:
         """Write what arrives to the cache; `ResultLost` unless it is exactly the bytes it should be."""
@@ -115,6 +120,10 @@ class BlobStore:
                 return
             path.unlink(missing_ok=True)  # a worker that has it mapped keeps it until it is done
             total -= bytes_
+
+
+def is_digest(text: str) -> bool:
+    return _SHA.match(text) is not None
 
 
 def _sync_directory(directory: Path) -> None:
