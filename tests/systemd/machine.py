@@ -66,12 +66,7 @@ class Machine:
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
             )
         try:
-            self._init = wait_until(self._find_init, "systemd-nspawn started a machine", BOOT_S)
-            wait_until(
-                lambda: self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"),
-                f"the machine booted, see {self.log}",
-                BOOT_S,
-            )
+            wait_until(self._has_booted, f"the machine booted, see {self.log}", BOOT_S)
         except BaseException:
             self.__exit__()
             raise
@@ -132,6 +127,10 @@ class Machine:
         script.chmod(0o755)
         self.install.chmod(0o755)
 
-    def _find_init(self) -> int | None:
+    def _has_booted(self) -> bool:
+        # Looked up each time: the first child of systemd-nspawn only prepares the one that becomes process 1.
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
-        return int(children[0]) if children else None
+        if not children:
+            return False
+        self._init = int(children[0])
+        return self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded")

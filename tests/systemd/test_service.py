@@ -80,10 +80,14 @@ class Service:
 
 
 @pytest.fixture
-def zookeeper(machine: Machine) -> Iterator[None]:
-    machine.run(*ZOOKEEPER)
-    yield
+def start_zookeeper(machine: Machine) -> Iterator[Callable[[], str]]:
+    yield lambda: machine.run(*ZOOKEEPER)
     machine.run("systemctl", "stop", "ensemble", check=False)
+
+
+@pytest.fixture
+def zookeeper(start_zookeeper: Callable[[], str]) -> None:
+    start_zookeeper()
 
 
 @pytest.fixture
@@ -118,18 +122,16 @@ def test_start_returns_when_the_node_serves(service: Service, zookeeper: None) -
     assert service.was_logged("daemon.ready", slots="1")
 
 
-def test_start_waits_for_zookeeper_and_says_so(service: Service) -> None:
-    service.configure(drop_in="TimeoutStartSec=3s\n")
+def test_start_waits_for_zookeeper_and_says_so(service: Service, start_zookeeper: Callable[[], str]) -> None:
+    service.configure(drop_in="TimeoutStartSec=6s\n")
     service.systemctl("start", "--no-block")
     wait_until(lambda: "waiting for ZooKeeper" in service.show("StatusText"), "the status says what it waits for")
     # Longer than TimeoutStartSec: the daemon asked for more.
-    wait_until(lambda: "(5 s)" in service.show("StatusText"), "it has waited for 5 s")
+    wait_until(lambda: "(6 s)" in service.show("StatusText"), "it has waited for 6 s")
     assert service.show("ActiveState") == "activating"
-    service.machine.run(*ZOOKEEPER)
+    start_zookeeper()
     wait_until(lambda: service.show("ActiveState") == "active", "it serves when ZooKeeper is there")
     assert service.show("NRestarts") == "0"
-    service.systemctl("stop")
-    service.machine.run("systemctl", "stop", "ensemble")
 
 
 def test_a_daemon_that_stands_still_is_restarted(service: Service, zookeeper: None) -> None:
