@@ -227,7 +227,7 @@ def test_results_are_numpys_own() -> None:
         ("sum", [[1]], {"out": [0]}, "$.kwargs.out", "unexpected"),
         ("sum", [[1], None, None, [0]], {}, "$.args[3]", "null"),
         ("sum", [[1, None]], {}, "$.args[0][1]", "null"),
-        ("sum", [[1, "a"]], {}, "$.args[0][0]", "text"),
+        ("sum", [[1, "a"]], {}, "$.args[0][0]", "in one list"),
         ("sum", [{"a": 1}], {}, "$.args[0]", "object"),
         ("sum", [], {}, "$.args", "missing 'a'"),
         ("sum", [10**30], {}, "$.args[0]", "holds"),

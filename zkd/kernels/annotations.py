@@ -45,11 +45,10 @@ def converter(annotation: Any) -> Convert | None:
         return _literal(arguments)
     if origin in (typing.Union, types.UnionType):
         return _union(annotation, arguments)
-    if _mentions_numpy(annotation):
-        if origin in _SEQUENCES:
-            return _sequence(origin, arguments)
-        if origin in (dict, Mapping, typing.Mapping):
-            return _mapping(arguments)
+    if origin in (dict, Mapping, typing.Mapping) and arguments:
+        return _mapping(arguments)  # msgspec's messages do not say which name
+    if origin in _SEQUENCES and _mentions_numpy(annotation):
+        return _sequence(origin, arguments)
     return _by_msgspec(annotation)
 
 

@@ -99,7 +99,7 @@ def refuse_mixed(value: Any, only: type | None, title: str) -> None:
                 raise mismatch.inside(f"[{index}]") from None
         elif only is not None:
             if not isinstance(item, only | np.ndarray):
-                raise Mismatch("text, as in the rest of this list", item, suffix=f"[{index}]")
+                raise Mismatch("text and no numbers, or numbers and no text, in one list", item, suffix=f"[{index}]")
         elif not isinstance(item, int | float | np.generic | np.ndarray) or (
             isinstance(item, int) and not -(2**63) <= item < 2**64
         ):
