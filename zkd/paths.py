@@ -1,17 +1,17 @@
 """Every znode path is built and taken apart here, and nowhere else.
 
-    <root>/tasks/<id>              the drop box
-    <root>/results/<id>            one terminal result a task
-    <root>/dead/<id>               tasks whose attempts are used up, with their history
-    <root>/nodes/<node>            ephemeral: who is here
-    <root>/status/<node>           heartbeat
-    <root>/assign/<node>           what this node should work on; written by the leader only
-    <root>/control/epoch           its version is the leader's epoch
-    <root>/control/leader          ephemeral: who leads, in which epoch
-    <root>/control/candidates/     ephemeral sequential: who would lead next
-    <root>/control/nodes/<node>    a node's state as operators set it: active | draining | cordoned
-    <root>/control/protocol        version of this protocol
-    <root>/control/token           who knows it may send data to nodes
+<root>/tasks/<id>              the drop box
+<root>/results/<id>            one terminal result a task
+<root>/dead/<id>               tasks whose attempts are used up, with their history
+<root>/nodes/<node>            ephemeral: who is here
+<root>/status/<node>           heartbeat
+<root>/assign/<node>           what this node should work on; written by the leader only
+<root>/control/epoch           its version is the leader's epoch
+<root>/control/leader          ephemeral: who leads, in which epoch
+<root>/control/candidates/     ephemeral sequential: who would lead next
+<root>/control/nodes/<node>    a node's state as operators set it: active | draining | cordoned
+<root>/control/protocol        version of this protocol
+<root>/control/token           who knows it may send data to nodes
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-class Stop(Exception):  # noqa: N818 - it ends a command, and need not be an error
+class Stop(Exception):
     """End the command with this code, saying this."""
 
     def __init__(self, code: Exit, message: str = "") -> None:

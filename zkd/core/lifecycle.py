@@ -46,7 +46,7 @@ TABLE: dict[tuple[State, Step], State] = {
 }
 
 
-class InvalidTransition(AssertionError):  # noqa: N818  # h11 and others name it so
+class InvalidTransition(AssertionError):  # h11 and others name it so
     """A step that cannot follow on this state: a bug in zkd."""
 
 

@@ -30,7 +30,7 @@ class CurrentTask:
     report: Report | None = field(default=None, repr=False, compare=False)
 
 
-class NotInTask(ZkdError, LookupError):  # noqa: N818 - named like the rest of our errors
+class NotInTask(ZkdError, LookupError):
     """`current_task()` was called outside a worker, where there is no task."""
 
 

@@ -11,7 +11,7 @@ from zkd.arrays import describe
 from zkd.errors import BadRecord
 
 
-class Mismatch(Exception):  # noqa: N818 - it never leaves this room; a `BadRecord` does
+class Mismatch(Exception):
     def __init__(self, expected: str, got: Any, *, suffix: str = "", detail: str = "") -> None:
         super().__init__(expected)
         self.expected = expected

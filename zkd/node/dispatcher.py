@@ -52,7 +52,7 @@ class Fresh(NamedTuple):
     stat: Stat
 
 
-class Refused(Exception):  # noqa: N818  # a signal inside this module
+class Refused(Exception):  # a signal inside this module
     """The leader's write came too late: another epoch has begun."""
 
 

@@ -39,7 +39,7 @@ _encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
 
 
-class BadFrame(ZkdError):  # noqa: N818 - named like the rest of our errors
+class BadFrame(ZkdError):
     """Bytes that are not a frame, or not one that may stand here. The process that sent them is not to be trusted."""
 
 

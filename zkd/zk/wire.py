@@ -47,7 +47,7 @@ _tuple = tuple.__new__
 PING_FRAME = HEAD.pack(8, PING_XID, PING)
 
 
-class Malformed(Exception):  # noqa: N818 - never leaves this room
+class Malformed(Exception):
     """Bytes that no ZooKeeper server sends."""
 
 
