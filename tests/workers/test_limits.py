@@ -57,21 +57,21 @@ async def test_workers_do_not_share_their_random_numbers(pool: Pool) -> None:
 async def test_a_memory_hog_fails_and_its_worker_lives_on(tmp_path: Path) -> None:
     async with open_pool(tmp_path, 1) as pool:
         before = list(pool.pids)
-        assert isinstance(await run(pool, "allocate", 64, memory=128 * 2**20), Finished)
-        hog = await run(pool, "allocate", 512, memory=128 * 2**20)
+        assert isinstance(await run(pool, "allocate", 32, memory=64 * 2**20), Finished)
+        hog = await run(pool, "allocate", 128, memory=64 * 2**20)
         assert isinstance(hog, Failed)
         assert hog.kind == "MemoryError"
-        assert "512. MiB" in hog.message
+        assert "128. MiB" in hog.message
         # The limit was that run's alone.
-        assert isinstance(await run(pool, "allocate", 512), Finished)
+        assert isinstance(await run(pool, "allocate", 128), Finished)
         assert pool.pids == before
 
 
 async def test_the_pools_limit_holds_where_a_call_has_none(tmp_path: Path) -> None:
-    async with open_pool(tmp_path, 1, memory=128 * 2**20) as pool:
-        hog = await run(pool, "allocate", 512)
+    async with open_pool(tmp_path, 1, memory=64 * 2**20) as pool:
+        hog = await run(pool, "allocate", 128)
         assert isinstance(hog, Failed | Died)
-        assert isinstance(await run(pool, "allocate", 512, memory=1024 * 2**20), Finished)
+        assert isinstance(await run(pool, "allocate", 128, memory=256 * 2**20), Finished)
 
 
 async def test_a_memory_map_is_not_counted(tmp_path: Path) -> None:

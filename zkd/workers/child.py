@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -97,12 +98,15 @@ class Worker:
         self._reported = 0.0
 
     def serve(self) -> None:
-        receive, send = self._sock.recv, self._sock.sendall
-        send(frames.encode(frames.READY, ReadyHeader(os.getpid(), self._memory.private())))
+        receive, send, pid = self._sock.recv, self._sock.sendall, os.getpid()
+        send(frames.encode(frames.READY, ReadyHeader(pid, self._memory.private())))
         while data := receive(RECEIVE_BYTES):
             for kind, header, body in self._frames.feed(data):
                 assert kind == frames.CALL, kind
                 answer = self._run(frames.decode(CallHeader, header), body)
+                if os.getpid() != pid:
+                    os._exit(0)  # a kernel has forked and let its child return: one answer is enough
+                signal.alarm(0)  # one that a kernel has left behind would end the next one's process
                 self._runs += 1
                 send(answer)
 
@@ -156,12 +160,13 @@ class Worker:
 
     def _report(self, run: int, fraction: float | None, note: str | None) -> None:
         now = time.monotonic()
-        if now - self._reported < REPORT_INTERVAL_S and fraction != 1.0:
+        is_last = fraction == 1.0 and self._reported != math.inf
+        if now - self._reported < REPORT_INTERVAL_S and not is_last:
             return
         frame = frames.encode(frames.PROGRESS, ProgressHeader(fraction, None if note is None else _plain(note)))
         with self._sending:
             if self._is_running and run == self._runs:  # else a thread that its run has left behind
-                self._reported = now
+                self._reported = math.inf if is_last else now
                 self._sock.sendall(frame)
 
 

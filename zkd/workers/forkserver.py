@@ -90,7 +90,7 @@ class ForkServer:
         self._kill_all()
 
     def _take_order(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._sock, control.PACKET_BYTES_MAX, 2)
+        packet, fds, _, _ = socket.recv_fds(self._sock, control.PACKET_BYTES_MAX, 2, socket.MSG_CMSG_CLOEXEC)
         if not packet:
             return False
         match control.decode_order(packet):

@@ -41,6 +41,7 @@ BACKOFF_S: Final = 0.1
 BACKOFF_S_MAX: Final = 10.0
 FAILURES_APART_S: Final = 60.0  # failures further apart have nothing to do with each other
 DEFAULT_LIMITS: Final = Limits()
+SERVED_S: Final = 5.0  # a fork server that has lived so long was well
 TAIL_LINES: Final = 20  # of what the fork server printed, to explain why it ended
 
 
@@ -67,7 +68,7 @@ class Pool:
         assert size >= 1, size
         self.size = size
         self.kernels: list[KernelSignature] = []
-        self._blob_dir = blob_dir
+        self._blob_dir = blob_dir.absolute()
         self._modules = list(modules)
         self._entry_points = entry_points
         self._limits = limits
@@ -155,6 +156,8 @@ class Pool:
         elif run in self._waiting:
             self._waiting.remove(run)
             run.end(Cancelled(0.0))
+        else:
+            run.discard()  # it has ended, in the very turn in which its owner was cancelled
 
     # --- dispatch ---------------------------------------------------------------------------------------
 
@@ -297,7 +300,7 @@ class Pool:
             server = self._server = ForkServerProcess(
                 self._configuration(), self._limits.blas_threads, report=self._report, printed=self._server_printed
             )
-            how = await server.ended
+            how = await asyncio.shield(server.ended)
             for worker in list(self._workers.values()):
                 worker.exited(f"its fork server ended: {how}")
             if self._is_closing:
@@ -306,7 +309,7 @@ class Pool:
                 self._blame(server.importing, how)
                 continue
             self._log.error("forkserver.died", how=how, printed="\n".join(self._tail))
-            failures = failures + 1 if time.monotonic() - began < FAILURES_APART_S else 1
+            failures = failures + 1 if time.monotonic() - began < SERVED_S else 1
             if not self._warm.done() and failures >= DEGRADED_AFTER:
                 self._warm.set_exception(
                     NoWorkers(f"the fork server ended ({how}) and printed: {' | '.join(self._tail)}")
@@ -358,7 +361,7 @@ class Pool:
         self._calm: asyncio.Future[None] = self._loop.create_future()
         self._blob_dir.mkdir(parents=True, exist_ok=True)
         await self._tasks.__aenter__()
-        self._tasks.create_task(self._supervise(), name="zkd-pool")
+        self._supervisor = self._tasks.create_task(self._supervise(), name="zkd-pool")
         try:
             async with asyncio.timeout(START_S_MAX):
                 await self._warm
@@ -401,3 +404,4 @@ class Pool:
                 self._server.reap()
             for worker in list(self._workers.values()):
                 worker.exited("the pool was closed")
+            self._supervisor.cancel()

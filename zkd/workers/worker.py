@@ -75,8 +75,18 @@ class Run:
     def end(self, outcome: Outcome) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
-        elif isinstance(outcome, Finished) and outcome.blob is not None:  # cancelled: whoever awaited it has gone
-            outcome.blob.path.unlink(missing_ok=True)
+        else:  # cancelled: whoever awaited it has gone
+            _remove_blob(outcome)
+
+    def discard(self) -> None:
+        """Nobody will look at the outcome, if there is one: the file it may have would be nobody's."""
+        if self.outcome.done() and not self.outcome.cancelled():
+            _remove_blob(self.outcome.result())
+
+
+def _remove_blob(outcome: Outcome) -> None:
+    if isinstance(outcome, Finished) and outcome.blob is not None:
+        outcome.blob.path.unlink(missing_ok=True)
 
 
 class Worker:

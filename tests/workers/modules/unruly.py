@@ -253,3 +253,30 @@ def run_a_loop() -> int:
     import asyncio
 
     return asyncio.run(asyncio.sleep(0, 5))
+
+
+@kernel
+def fork_and_return() -> str:
+    """Both processes come back from here."""
+    return "child" if os.fork() == 0 else "parent"
+
+
+@kernel
+def leave_an_alarm() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+
+@kernel
+def report_the_end(times: int) -> None:
+    for _ in range(times):
+        zkd.kernels.report(1.0)
+
+
+@kernel
+def start_a_daemon(mark: str) -> None:
+    """A grandchild in a session of its own, which a kill of the group does not reach."""
+    child = subprocess.Popen(["sleep", "5"], start_new_session=True, stdout=subprocess.DEVNULL)
+    with open(mark, "w") as file:
+        file.write(str(child.pid))
+    child.returncode = 0
+    os._exit(1)
