@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from zkd.zk.apache import ApacheServer
 
-pytestmark = pytest.mark.xdist_group("aiozk faults")  # shares that group's server with TLS
+pytestmark = pytest.mark.xdist_group("tls")  # shares that group's server with TLS
 
 
 @pytest.mark.parametrize("new_event_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
