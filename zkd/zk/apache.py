@@ -371,8 +371,11 @@ def dies_with_us() -> list[str]:
     The signal belongs to the *thread* that forked, so it is set from the main thread only.
     """
     setpriv = shutil.which("setpriv")
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv and on_main_thread else []
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return []
+    # A parent that died before the signal was set would not cause one: hence the look at who the parent is.
+    only_with_parent = 'test "$PPID" = "$0" && exec "$@"'
+    return [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", only_with_parent, str(os.getpid())]
 
 
 _given_out: set[int] = set()

@@ -48,14 +48,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none, and is as good
-        host, port, *_ = transport.get_extra_info("peername") or ("127.0.0.1", 0)
+        host, port, *_ = self.transport.get_extra_info("peername") or ("127.0.0.1", 0)
         self.address = f"{host}:{port}"
         self.peer = self._core.open(host, self)
         self._server.connections[self] = None
         if self._faults.is_refusing:
-            transport.abort()
+            self.transport.abort()
         elif self._faults.is_cut_off(None):
-            transport.pause_reading()
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.pop(self, None)
@@ -303,23 +303,15 @@ def serve_in_thread(server: EmbeddedServer | None = None) -> Iterator[EmbeddedSe
     The server's methods belong to that thread's loop; from here only its port and connect string are used.
     """
     server = server or EmbeddedServer()
-    started = threading.Event()
-    stop: Callable[[], object] = started.set
-
-    async def run() -> None:
-        nonlocal stop
-        over = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        async with server:
-            stop = lambda: loop.call_soon_threadsafe(over.set)  # noqa: E731
-            started.set()
-            await over.wait()  # without a bound: until the block that this serves ends
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="zkd-embedded-server", daemon=True)
-    thread.start()
-    started.wait()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="zkd-embedded-server", daemon=True)
     try:
+        loop.run_until_complete(server.start())  # here, so that a port in use is the caller's exception
+        thread.start()
         yield server
     finally:
-        stop()
-        thread.join()
+        if thread.is_alive():
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+        loop.close()

@@ -62,7 +62,7 @@ class Node:
         self.ctime = self.mtime = time_ms
         self.version = self.cversion = self.aversion = 0
         self.ttl_ms = 0
-        self.children: dict[str, Node] = {}
+        self.children = _NO_CHILDREN
 
     def stat(self) -> Stat:
         count = len(self.children)
@@ -80,6 +80,9 @@ class Node:
             count,
             self.pzxid,
         )
+
+
+_NO_CHILDREN: dict[str, Node] = {}  # shared by all leaves, never written to: most znodes are leaves
 
 
 # What happened, where, and who may know: the ACLs of the znode and of its parent at that moment.
@@ -276,7 +279,10 @@ class Tree:
 
     def _add(self, node: Node, parent: Node | None = None) -> None:
         above, _, name = node.path.rpartition("/")
-        (parent or self.nodes[above]).children[name] = node
+        parent = parent or self.nodes[above]
+        if not parent.children:
+            parent.children = {}
+        parent.children[name] = node
         self.nodes[node.path] = node
         if node.owner > 0:
             self.ephemerals.setdefault(node.owner, {})[node.path] = None
