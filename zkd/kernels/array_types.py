@@ -8,7 +8,7 @@ Ragged lists, nulls and overflow are refused; numpy alone would make objects, st
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 NUMPY_TYPES = (np.ndarray, np.generic)
 _ARRAY_LIKE: Any = npt.ArrayLike
+_HELD = "a number that a numpy dtype holds"
 
 
 def is_array_type(annotation: Any) -> bool:
@@ -84,28 +85,29 @@ def _from_lists(value: Any, title: str) -> Array:
         array = np.asarray(value)
     except (ValueError, OverflowError):  # lists of unequal lengths, or more than 64 levels of them
         raise Mismatch(f"{title}, so lists of equal lengths", value) from None
-    if array.dtype.kind == "O" or (array.dtype.kind in "US" and isinstance(value, list | tuple)):
-        refuse_mixed(value, str if array.dtype.kind in "US" else None, title)
+    kind = array.dtype.kind
+    if isinstance(value, list | tuple) and kind in "OUS":
+        refuse_mixed(value, is_text=kind != "O")
+    if kind == "O":  # 10**30, or both 2**63 and -1
+        raise Mismatch(_HELD, value)
     return array
 
 
-def refuse_mixed(value: Any, only: type | None, title: str) -> None:
+def refuse_mixed(value: Sequence[Any], *, is_text: bool) -> None:
     """Find what made numpy choose objects, or text for a list that has numbers, too."""
     for index, item in enumerate(value):
         if isinstance(item, list | tuple):
             try:
-                refuse_mixed(item, only, title)
+                refuse_mixed(item, is_text=is_text)
             except Mismatch as mismatch:
                 raise mismatch.inside(f"[{index}]") from None
-        elif only is not None:
-            if not isinstance(item, only | np.ndarray):
+        elif is_text:
+            if not isinstance(item, str | bytes | np.ndarray):
                 raise Mismatch("text and no numbers, or numbers and no text, in one list", item, suffix=f"[{index}]")
-        elif not isinstance(item, int | float | np.generic | np.ndarray) or (
+        elif not isinstance(item, int | float | complex | str | np.generic | np.ndarray) or (
             isinstance(item, int) and not -(2**63) <= item < 2**64
         ):
-            raise Mismatch("a number that a numpy dtype holds", item, suffix=f"[{index}]")
-    if only is None and not value:
-        return
+            raise Mismatch(_HELD, item, suffix=f"[{index}]")
 
 
 def _cast(array: Array, wanted: type[np.generic], value: Any) -> Array:

@@ -19,7 +19,7 @@ import numpy as np
 from zkd.arrays import BY_NAME, parse_dtype
 from zkd.errors import BadRecord
 from zkd.kernels.annotations import Convert
-from zkd.kernels.array_types import as_array, refuse_mixed
+from zkd.kernels.array_types import as_array
 from zkd.kernels.binding import Param, Plan
 from zkd.kernels.mismatch import Mismatch
 
@@ -181,7 +181,6 @@ def _array_list(value: Any) -> Any:
             converted.append(_value(item))
         except Mismatch as mismatch:
             raise mismatch.inside(f"[{index}]") from None
-    refuse_mixed([item for item in converted if not isinstance(item, list | str | None)], None, "numbers")
     return converted
 
 
