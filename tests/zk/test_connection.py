@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import struct
 from typing import TYPE_CHECKING
 
@@ -234,6 +235,30 @@ async def test_a_session_is_in_doubt_two_thirds_after_the_sending_of_what_was_la
         assert session.session_id == SESSION  # only a server may say that it is over
 
 
+async def test_a_late_answer_counts_from_when_it_was_asked() -> None:
+    accepted = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        if accepted == 1:
+            await hello(reader)
+            writer.write(greeting())
+            xid, _ = await request(reader)
+            await asyncio.sleep(0.3)
+            writer.write(reply(xid, struct.pack("!i", 0) + STAT))
+
+    async with serving(answer) as hosts, Session(hosts) as session:
+        await session.connected(5)
+        doubted = asyncio.Event()
+        session.subscribe(lambda change: doubted.set() if change.state is State.UNKNOWN else None)
+        start = states.boottime()
+        await session.get("/a")
+        async with asyncio.timeout(4):
+            await doubted.wait()
+        assert 0.8 <= states.boottime() - start < 1.0  # 2/3 of 1.2 s; from its coming it would be 1.1
+
+
 async def test_an_answer_ends_the_doubt_without_a_new_connection() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await hello(reader)
@@ -294,6 +319,26 @@ async def test_a_loop_that_was_stuck_reads_what_lies_there_before_it_judges() ->
         session._link._on_timer()
         await pending
         assert session.epoch == 1
+
+
+async def test_an_address_that_swallows_packets_is_passed_over() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hello(reader)
+        writer.write(greeting())
+        await reader.read()
+
+    with socket.socket() as full, contextlib.ExitStack() as others:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # its backlog is full: the kernel drops further SYNs
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        async with serving(answer) as hosts:
+            nowhere_first = next(seed for seed in range(9) if random.Random(seed).sample([0, 1], 2) == [0, 1])
+            hosts = f"127.0.0.1:{full.getsockname()[1]},{hosts}"
+            async with Session(hosts, timeout_s=3, rng=random.Random(nowhere_first)) as session:
+                await session.connected(1.5)  # a sixth of 3 s is its limit
 
 
 # --- back-off, states, hosts --------------------------------------------------------------------------
