@@ -57,7 +57,6 @@ async def test_options_stand_in_the_task(client: Client, cluster: StandIn) -> No
 async def test_a_bad_option_is_refused_where_it_is_written(client: Client, options: dict[str, object]) -> None:
     with pytest.raises(BadRecord):
         client.options(**options)
-        raise AssertionError(options)
 
 
 async def test_run_leaves_no_trace(client: Client) -> None:
@@ -200,7 +199,7 @@ async def test_imap_streams_in_order_from_an_endless_source(client: Client) -> N
 
 
 async def test_entering_says_clearly_that_nobody_is_there() -> None:
-    with pytest.raises(zkd.Unavailable, match="127.0.0.1:1: no connection within 0.2 s"):
+    with pytest.raises(zkd.Unavailable, match=r"127\.0\.0\.1:1: no connection within 0\.2 s"):
         async with zkd.Client("127.0.0.1:1", connect_timeout_s=0.2):
             raise AssertionError("entered")
 

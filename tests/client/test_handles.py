@@ -36,7 +36,7 @@ async def test_the_result_can_be_had_twice_and_stays_in_the_tree(client: Client)
 async def test_a_timeout_leaves_the_task_alone(client: Client, cluster: StandIn) -> None:
     cluster.hold.add("square")
     handle = await client.submit("square", 5)
-    with pytest.raises(zkd.ResultTimeout, match="no result of .* after 0.02 s; the task goes on"):
+    with pytest.raises(zkd.ResultTimeout, match=r"no result of .* after 0\.02 s; the task goes on"):
         await handle.result(0.02)
     await cluster.release()
     assert await handle.result(5) == 25
