@@ -112,4 +112,7 @@ def refuse_duplicate_names(text: bytes) -> None:
             seen[name] = value
         return seen
 
-    json.loads(text, object_pairs_hook=unique)
+    try:
+        json.loads(text, object_pairs_hook=unique)
+    except RecursionError:  # its limit is a few levels below that of the decoder that took the text before
+        raise BadRecord("$", "expected JSON of reasonable depth, got one nested too deeply") from None

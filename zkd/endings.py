@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger as Log
 from zkd import codec
 from zkd.errors import (
     MultiFailed,
+    NoAuth,
     NodeExists,
     NoNode,
     NotEmpty,
@@ -74,11 +75,15 @@ class Endings:
         creations: list[Op] = [Create(paths.result(task_id), codec.encode(result))]
         if dead is not None:
             creations.append(Create(paths.dead_task(task_id), codec.encode(dead)))
+        is_reduced = False
         for _ in range(TRIES):
             try:
                 refusal = await self._commit([*head, deletion, *creations], within)
             except TooLarge as error:
-                creations = [Create(paths.result(task_id), codec.encode(_too_large(result, error)))]
+                # A second time it is the id: not even the two paths fit, so nothing of that name can be answered.
+                reduced = Create(paths.result(task_id), codec.encode(_too_large(result, error)))
+                creations = [] if is_reduced else [reduced]
+                is_reduced = True
                 continue
             except SessionExpired:
                 return Ending.SESSION_OVER
@@ -90,7 +95,8 @@ class Endings:
             if index == 0 and isinstance(refusal.cause, NoNode):
                 return Ending.GONE
             if index == 0 and isinstance(refusal.cause, NotEmpty):
-                await self._clear(deletion.path)
+                if not await self._clear(deletion.path):
+                    return await self._end_in_place(task_id, version, creations[:1], within, guard)
             elif index == 1 and isinstance(refusal.cause, NodeExists):
                 creations = []
             elif index == 2 and isinstance(refusal.cause, NodeExists):
@@ -99,6 +105,29 @@ class Endings:
             else:
                 return Ending.MOVED_ON
         self._log.error("task.not_ended", id=task_id[:140], status=result.status)
+        return Ending.STUCK
+
+    async def _end_in_place(
+        self, task_id: TaskId, version: int, creations: list[Op], within: int, guard: Check | None
+    ) -> Ending:
+        """Answer a task whose znode we cannot remove: somebody put children there that we may not touch.
+
+        A holder empties it too, so that the leader sees it move on, and that nobody runs it again.
+        """
+        path = self._paths.task(task_id)
+        self._log.error("task.not_removable", path=path[:200], next="an administrator has to remove it")
+        empty: list[Op] = [SetData(path, b"", version)] if guard is None else [guard]
+        try:
+            for ops in ([*empty, *creations], empty, creations):
+                refusal = await self._commit(ops, within)
+                if refusal is None:
+                    return Ending.WRITTEN if ops is not empty else Ending.ANSWERED
+                if guard is not None and refusal.index == 0:
+                    return Ending.DEPOSED
+                if not isinstance(refusal.cause, (NodeExists, NoAuth)):
+                    return Ending.MOVED_ON
+        except SessionExpired:
+            return Ending.SESSION_OVER
         return Ending.STUCK
 
     async def end_deleted(self, task_id: TaskId, result: Result, *, within: int, guard: Check | None = None) -> Ending:
@@ -158,18 +187,23 @@ class Endings:
                 if not await self.reconnected(within):
                     raise SessionExpired from None
 
-    async def _clear(self, path: str) -> None:
-        """Remove what somebody put below a task: a znode with children cannot be deleted."""
+    async def _clear(self, path: str) -> bool:
+        """Remove what somebody put below a task: a znode with children cannot be deleted. False if it stays."""
         try:
             for child in await self._session.children(path):
                 try:
                     await self._session.delete(f"{path}/{child}", -1)
                 except NotEmpty:
-                    await self._clear(f"{path}/{child}")
+                    if not await self._clear(f"{path}/{child}"):
+                        return False
                     await self._session.delete(f"{path}/{child}", -1)
                 self._log.warning("task.child_removed", path=f"{path}/{child}"[:200])
-        except ZooKeeperError as error:
+        except (NoAuth, NotEmpty) as error:
             self._log.warning("task.child_not_removed", path=path[:200], error=str(error))
+            return False
+        except ZooKeeperError as error:
+            self._log.info("task.child_not_removed", path=path[:200], error=str(error))
+        return True
 
 
 def timestamp() -> str:

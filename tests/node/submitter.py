@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from zkd import codec
-from zkd.errors import NodeExists, NoNode, OutcomeUnknown, SessionExpired, Unavailable
+from zkd.errors import NoAuth, NodeExists, NoNode, OutcomeUnknown, SessionExpired, Unavailable
 from zkd.paths import Paths, TaskId, leaf
 from zkd.records import Dead, Result
 from zkd.zk import Acl, Event, Session, State
@@ -134,8 +134,8 @@ class Submitter:
             try:
                 got = await self.session.get(path)
                 lines.append(f"{path} (version {got.stat.version}): {got.data[:300]!r}")
-            except NoNode:
-                lines.append(f"{path}: not there")
+            except (NoNode, NoAuth) as error:
+                lines.append(f"{path}: {error}")
         for name in await self.session.children(self.paths.assignments):
             got = await self.session.get(self.paths.assignment(name))
             lines.append(f"assign/{name}: {got.data[:300]!r}")

@@ -220,6 +220,9 @@ class Dispatcher:
             data = (await self._session.get(path)).data
         except NoNode:
             return  # it went; that is an event of its own
+        except NoAuth as error:
+            self._log.warning("node.unreadable", unreadable=leaf(path), error=str(error))
+            return
         if path.startswith(f"{self._paths.node_states}/"):
             self._node_state(mind, leaf(path), data)
         elif path.startswith(f"{self._paths.nodes}/"):
@@ -331,6 +334,7 @@ class Dispatcher:
         check: Check,
     ) -> None:
         """Decide as things happen; one write of assignments is on its way at a time, and carries all that is due."""
+        reconcile_at = self._now() + RECONCILE_S
         while True:
             self._wake.clear()
             if self._session.epoch != connection or self._session.state is not State.CONNECTED:
@@ -348,15 +352,18 @@ class Dispatcher:
                     group.create_task(self._mourn(command, session_id, check))
             if assigns:
                 await self._assign(assigns, session_id, epoch, check)
-                continue
+                if self._now() < reconcile_at:
+                    continue
+            if self._now() >= reconcile_at:
+                await self._reconcile(mind)
+                reconcile_at = self._now() + RECONCILE_S
             timer = mind.next_timer()
-            wait_s = RECONCILE_S if timer is None else max(0.0, timer - self._now())
+            wait_s = reconcile_at - self._now() if timer is None else min(timer, reconcile_at) - self._now()
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(max(0.0, wait_s)):
                     await self._wake.wait()
             except TimeoutError:
-                if timer is None:
-                    await self._reconcile(mind)
+                continue
 
     async def _assign(self, assigns: list[Assign], session_id: int, epoch: int, check: Check) -> None:
         paths = self._paths
@@ -404,7 +411,7 @@ class Dispatcher:
     async def _obituary(self, end: End) -> Dead:
         try:
             text = (await self._session.get(self._paths.task(end.id))).data
-        except NoNode:
+        except (NoNode, NoAuth):
             text = b"{}"
         return Dead(msgspec.Raw(text), end.error, end.attempts, timestamp())
 
@@ -415,6 +422,10 @@ class Dispatcher:
             task = codec.decode_task(found.data)
         except (NoNode, BadRecord):
             return  # it moved on by itself, which is an event of its own
+        except NoAuth:  # hidden since we read it, and a change of an ACL is no event
+            self._to_read[command.id] = None
+            self._reads.set()
+            return
         attempts = [*task.attempts, command.attempt]
         ending = await self._endings.record_attempts(
             command.id, command.version, task, attempts, within=session_id, guard=check
@@ -436,7 +447,11 @@ class Dispatcher:
             self._log.info("task.cancelled", id=mourn.id[:140])
 
     async def _reconcile(self, mind: Dispatch) -> None:
-        """Events can be missed by mistake, never by design: compare the list of ids with the picture now and then."""
+        """Compare the list of ids with the picture now and then.
+
+        Events can be missed by mistake, and those of tasks that we may not read are kept from us (a server
+        checks the ACL before it tells a persistent watch): they are found here, and refused.
+        """
         there = set(await self._session.children(self._paths.tasks))
         now = self._now()
         for task_id in mind.tasks.keys() - there:

@@ -33,6 +33,7 @@ from zkd.core.lifecycle import (
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
     BadRecord,
+    NoAuth,
     NoNode,
     OutcomeUnknown,
     ResultLost,
@@ -300,17 +301,36 @@ class Executor:
                 held.advance(Step.ENDED)
                 held.work = self._group.create_task(self._was_cancelled(held))
                 continue
+            if isinstance(got, NoAuth):
+                # Hidden since the leader read it. A change of an ACL is no event: nobody else will notice.
+                self._refuse(held, BadRecord("$", f"expected a znode that zkd may read: {got}"))
+                continue
             if isinstance(got, ZooKeeperError) or _life(got.stat) != _life(held.line):
                 self._drop(held)  # it moved on: the leader hears of it by an event
                 continue
             try:
                 task = codec.decode_task(got.data)
             except BadRecord as error:
-                self._log.warning("task.unreadable", id=held.line.id, error=str(error))
-                self._drop(held)
+                self._refuse(held, error)
                 continue
             self._queue_up(held, task, got.stat)
         self._start_what_fits()
+
+    def _refuse(self, held: Held, bad: BadRecord) -> None:
+        line = held.line
+        fault = Fault("task", str(bad), path=bad.where)
+        result = Result(
+            status="rejected",
+            node=self._node,
+            attempt=line.attempt,
+            error=fault,
+            owner=self._incarnation,
+            czxid=line.czxid,
+            finished_at=timestamp(),
+        )
+        assert self._group is not None
+        held.advance(Step.ENDED)
+        held.work = self._group.create_task(self._publish(held, result, None))
 
     def _queue_up(self, held: Held, task: Task, stat: Stat) -> None:
         held.task = task
@@ -411,7 +431,10 @@ class Executor:
             return {}
         refs: list[BlobRef] = []
         for text in texts:
-            refs.extend(blob_refs(msgspec.json.decode(text)))
+            try:
+                refs.extend(blob_refs(msgspec.json.decode(text)))
+            except RecursionError:
+                raise BadRecord("$.args", "expected JSON of reasonable depth, got one nested too deeply") from None
         return {ref.blob: await self._fetch(ref) for ref in refs}
 
     async def _settle(self, held: Held, task: Task, outcome: Outcome) -> None:
@@ -577,15 +600,15 @@ def _life(what: Stat | Assigned) -> tuple[int, int]:
 
 def blob_refs(value: object) -> Iterable[BlobRef]:
     """Every blob reference inside a decoded JSON value; `BadRecord` for one that is malformed."""
-    if isinstance(value, dict):
-        if "blob" in value:
+    unseen = [value]  # no recursion: the depth is a stranger's choice
+    while unseen:
+        value = unseen.pop()
+        if isinstance(value, list):
+            unseen.extend(value)
+        elif isinstance(value, dict) and "blob" not in value:
+            unseen.extend(value.values())
+        elif isinstance(value, dict):
             try:
                 yield msgspec.convert(value, BlobRef)
             except msgspec.ValidationError as error:
                 raise BadRecord("$.args", f"expected a blob reference: {error}") from None
-            return
-        for inner in value.values():
-            yield from blob_refs(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from blob_refs(inner)
