@@ -77,6 +77,8 @@ def _mentions_numpy(annotation: Any) -> bool:
 def words(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
+    if typing.get_origin(annotation) is typing.Annotated:
+        return words(annotation.__origin__)
     return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
 
 
@@ -193,7 +195,7 @@ def _either(inner: Convert, value: Any, shown: str) -> Any:
     try:
         return inner(value)
     except Mismatch as mismatch:
-        raise mismatch if mismatch.suffix else Mismatch(shown, value) from None
+        raise mismatch if mismatch.suffix or mismatch.detail else Mismatch(shown, value) from None
 
 
 def _natural(annotation: Any) -> frozenset[type]:

@@ -13,7 +13,7 @@ import numpy as np
 from zkd.kernels.declaration import kernel
 from zkd.kernels.shapes import Numbers
 
-INT64_MAX = int(np.iinfo(np.int64).max)
+INT64 = np.iinfo(np.int64)
 
 
 @kernel("sum")
@@ -26,15 +26,11 @@ def total(x: Numbers, axis: int | None = None) -> Any:
     if x.dtype.kind not in "iu":
         return np.sum(x, axis=axis, dtype=np.result_type(x.dtype, np.float64))
     terms = x.size if axis is None else x.shape[axis]
-    if x.size == 0 or terms * _largest(x) <= INT64_MAX:
+    if x.size == 0 or (terms * max(int(x.max()), 0) <= INT64.max and terms * min(int(x.min()), 0) >= INT64.min):
         return np.sum(x, axis=axis, dtype=np.int64)
     if axis is None:
         return sum(x.reshape(-1).tolist())
     raise OverflowError("a sum along this axis may exceed 64 bits; send floats, or sum over all elements")
-
-
-def _largest(x: Numbers) -> int:
-    return max(abs(int(x.max())), abs(int(x.min())))
 
 
 @kernel

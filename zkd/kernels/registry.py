@@ -13,7 +13,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -165,6 +165,7 @@ def _add(kernels: dict[str, Kernel], kernel: Kernel) -> None:
         raise BadKernel(f"two kernels are named {kernel.name!r}: {other.source} and {kernel.source}")
 
 
+@lru_cache(maxsize=1024)
 def _numpy_kernel(name: str, function: Callable[..., Any]) -> Kernel:
     plan = numpy_functions.binding(name.removeprefix(RESERVED))
     return Kernel(name, function, plan.signature, inspect.getdoc(function) or "", name, plan)
