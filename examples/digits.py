@@ -24,6 +24,7 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ DRAWS = 40  # resamples
 BOOTSTRAP_PRIORITY = -10  # the rounds of the training go first
 TOLERANCE = 1e-7  # of the gradient's norm
 ROUNDS_MAX = 400
+BOOTSTRAPS_AT_ROUND = 80
 KILL_AFTER = 12  # bootstraps have ended, and while others run
 
 
@@ -86,7 +88,8 @@ class Tour:
     @property
     def deviation(self) -> Array:
         """Of each column, by count: the population's."""
-        return np.sqrt(np.diagonal(numbers(self.moments["m2"])) / self.moments["count"])
+        variance: Array = np.diagonal(numbers(self.moments["m2"])) / self.moments["count"]
+        return np.sqrt(variance)
 
 
 # --- The stages -------------------------------------------------------------------------------------------
@@ -137,23 +140,23 @@ def find_components(tour: Tour, box: DropBox) -> str:
 
 
 def train(tour: Tour, box: DropBox, cluster: Cluster, teller: Teller) -> str:
-    """Softmax regression to the optimum, while bootstraps fill the slots that it leaves; and a kill."""
-    bootstraps = box.drop(
-        {
-            f"bootstrap-{seed:02}": task("bootstrap_spectrum", tour.whole, DRAWS, seed, priority=BOOTSTRAP_PRIORITY)
-            for seed in range(BOOTSTRAPS)
-        }
-    )
+    """Softmax regression to the optimum. On the way somebody else drops bootstraps, and then a node is killed."""
     labels = [labels for _, labels in _large(tour)]
+    bootstraps = {
+        f"bootstrap-{seed:02}": task("bootstrap_spectrum", tour.whole, DRAWS, seed, priority=BOOTSTRAP_PRIORITY)
+        for seed in range(BOOTSTRAPS)
+    }
 
     def evaluate(weights: Array) -> tuple[float, Array]:
         number = len(tour.counts)
+        if number == BOOTSTRAPS_AT_ROUND:
+            box.drop(bootstraps)
         tasks = {
             f"round-{number:03}-part-{i}": task("softmax_gradient", weights, part, labels[i])
             for i, part in enumerate(tour.parts)
         }
         ids = box.drop(tasks)
-        if not tour.victim:
+        if number > BOOTSTRAPS_AT_ROUND and not tour.victim:
             _kill_leader(tour, box, cluster, teller, number)
         values = [result["value"] for result in box.wait(ids).values()]
         tour.counts.append(sum(value["count"] for value in values))
@@ -179,8 +182,8 @@ def _kill_leader(tour: Tour, box: DropBox, cluster: Cluster, teller: Teller, num
         return
     victim = box.read("control/leader")["node"]
     held = [line[0] for line in box.read(f"assign/{victim}")["tasks"] if line[0] in unfinished]
-    if not any(task_id.startswith("bootstrap") for task_id in held):
-        return
+    if sum(task_id.startswith("bootstrap") for task_id in held) < SLOTS:
+        return  # one alone might end before it is lost
     pid = cluster.kill(victim)
     tour.victim, tour.held, tour.killed_at, tour.killed_in_round = victim, held, time.time(), number
     teller.say(f"kill -9 {pid}: {victim}, which leads, in round {number}, with {', '.join(held)} in hand")
@@ -222,16 +225,17 @@ def run(options: argparse.Namespace, teller: Teller) -> bool:
         Cluster(tour.nodes, options.out / "digits", zookeeper=options.zookeeper, root=root, slots=SLOTS) as cluster,
         DropBox(cluster.hosts, root) as box,
     ):
+        stages: dict[str, Callable[[Tour, DropBox], str]] = {
+            "moments": find_moments,
+            "spread": spread,
+            "components": find_components,
+            "training": partial(train, cluster=cluster, teller=teller),
+            "prediction": predict,
+        }
         try:
             wait_for_nodes(tour, box, cluster)
             teller.end(f"{options.zookeeper} ZooKeeper on {cluster.hosts}, {', '.join(tour.nodes)} with {SLOTS} slots")
-            for name, stage in {
-                "moments": find_moments,
-                "spread": spread,
-                "components": find_components,
-                "training": partial(train, cluster=cluster, teller=teller),
-                "prediction": predict,
-            }.items():
+            for name, stage in stages.items():
                 teller.begin(name)
                 teller.end(stage(tour, box))
             teller.begin("checks")
@@ -240,7 +244,8 @@ def run(options: argparse.Namespace, teller: Teller) -> bool:
         finally:
             if is_guest:
                 cluster.stop_daemons()
-                box.zk.delete(root, recursive=True)
+                if box.zk.exists(root):
+                    box.zk.delete(root, recursive=True)
     teller.begin("picture")
     picture = options.out / "digits.png"
     draw(tour, box, picture)

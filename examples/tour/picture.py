@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT, ALARM = "#222222", "#9a9a9a", "#c1121f"
+SPECTRUM = 24  # eigenvalues shown; those of constant columns are 0
 KERNEL_COLOURS = {
     "moments": "#8ecae6",
     "class_means": "#219ebc",
@@ -67,15 +68,14 @@ def _draw_means(axes: Axes, tour: Tour) -> None:
 def _draw_spectrum(axes: Axes, tour: Tour) -> None:
     rows = len(tour.digits.pixels)
     spectra = np.concatenate(tour.bootstraps)
-    # A resample has fewer distinct rows, so its smallest eigenvalues are 0 but for rounding: not for a logarithm.
-    number = int((np.median(spectra, axis=0) > 1e-9).sum())
+    number = SPECTRUM
     low, high = np.percentile(spectra[:, :number], [2.5, 97.5], axis=0)
     ranks = np.arange(1, number + 1)
     axes.fill_between(ranks, low, high, color="#b8c4c9", label=f"95 % of {len(spectra):,} resamples", lw=0)
     axes.plot(ranks, np.median(spectra[:, :number], axis=0), color="#6b7a80", lw=0.8)
     found = np.array(tour.svd["s"]) ** 2 / (rows - 1)
     axes.plot(ranks[: len(found)], found, "o", color=KERNEL_COLOURS["svd"], ms=4, label="truncated SVD")
-    axes.set(yscale="log", xlabel="component", title="Spectrum of the covariance")
+    axes.set(ylim=(0, None), xlabel="component", title="Spectrum of the covariance")
     axes.legend(frameon=False)
 
 
@@ -84,12 +84,14 @@ def _draw_training(axes: Axes, tour: Tour) -> None:
     rounds = tour.found.rounds
     best = rounds[-1].loss
     axes.plot([found.gradient_norm for found in rounds], color=KERNEL_COLOURS["softmax_gradient"], lw=1.2)
-    axes.plot([max(found.loss - best, 1e-13) for found in rounds[:-1]], color=FAINT, lw=1)
+    above = np.array([found.loss - best for found in rounds])
+    above[above < 1e-12] = np.nan  # below that it is rounding
+    axes.plot(above, color=FAINT, lw=1)
     axes.annotate(
         "|gradient|", (len(rounds) * 0.72, rounds[int(len(rounds) * 0.72)].gradient_norm * 8), color="#2a6f4e"
     )
     middle = int(len(rounds) * 0.42)
-    axes.annotate("loss - optimum", (middle, max(rounds[middle].loss - best, 1e-13) / 300), color="#6f6f6f", ha="right")
+    axes.annotate("loss - optimum", (middle, above[middle] / 300), color="#6f6f6f", ha="right")
     axes.axvline(tour.killed_in_round, color=ALARM, lw=1)
     axes.annotate(
         f" kill -9 {tour.victim}",

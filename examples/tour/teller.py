@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -13,13 +14,14 @@ from rich.text import Text
 from tour.checks import Check
 from tour.lbfgs import Round
 
+PIPE_WIDTH = 200
 ROUNDS_A_LINE = 50  # where no line can be overwritten
 
 
 class Teller:
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self) -> None:
         # What goes to a file or a pipe is not wrapped.
-        self.console = console or Console(highlight=False, soft_wrap=not Console().is_terminal)
+        self.console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=PIPE_WIDTH)
         self._status: Status | None = None
         self._since = time.monotonic()
         self._stage = ""
