@@ -145,7 +145,7 @@ class Run:
 
     def _outward(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self.root + value[1:] if value.startswith("~") else value
+            return value.replace("~", self.root)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return value
         if isinstance(value, (list, tuple)):

@@ -31,7 +31,7 @@ async def connected(server: EmbeddedServer) -> RawClient:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the server has no hooks for tests
+        while not condition():
             await asyncio.sleep(0.002)
 
 

@@ -49,6 +49,12 @@ ls -w ~
 delete ~/p
 stat -w ~/later
 create ~/later x
+listquota ~
+setquota -n 100 ~
+create ~/counted 12345
+listquota ~
+delquota ~
+listquota ~
 getAllChildrenNumber ~
 getEphemerals ~
 getEphemerals ~/e
@@ -89,15 +95,17 @@ def run_cli(port: int, root: str) -> str:
 
 
 def comparable(output: str, port: int, root: str) -> tuple[list[str], list[str]]:
-    """What was printed, and the events apart: they come on another thread, anywhere between the lines."""
+    """What was printed, and the events apart: they come on another thread, anywhere between the lines.
+
+    Both sorted: the order of some follows Java's hash sets. The last event may or may not be printed at the end.
+    """
     output = output.replace(root, "~").replace(str(port), "PORT")
     output = re.sub(r"time = .*", "time = T", output)
     zxids = sorted({int(found, 16) for found in re.findall(r"[cmp]Zxid = 0x(\w+)", output)})
     output = re.sub(r"(Zxid = )0x(\w+)", lambda m: f"{m[1]}{zxids.index(int(m[2], 16))}", output)
     output = re.sub(r"(ephemeralOwner = 0x)[1-9a-f]\w+", r"\1S", output)
-    events = re.findall(r"WatchedEvent .*", output)
+    events = sorted(event for event in re.findall(r"WatchedEvent .*", output) if "state:Closed" not in event)
     lines = [line for line in output.splitlines() if line and not re.match(r"WATCHER::|WatchedEvent", line)]
-    # Lists that Java makes from hash sets come in any order.
     lines = [",".join(sorted(re.split(r", ?", line.strip("[]")))) if line.startswith("[") else line for line in lines]
     return sorted(lines), events
 

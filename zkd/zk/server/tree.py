@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zkd.zk.server.acl import Identity
 
 SPECIAL = frozenset({"/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"})
+QUOTA, USAGE = "/zookeeper/quota", "/zookeeper_stats"  # a client's quota on /a keeps its usage between the two
 MAX_TTL_MS = 0xFF_FFFF_FFFF
 CONTAINER, TTL = -1, -2  # owners that are no session; clients see 0
 
@@ -120,7 +121,7 @@ class Tree:
 
     def read(self, path: str, identities: Collection[Identity], perm: int = Perm.READ) -> Node:
         """The znode, for someone who may read it."""
-        node = self._node(path)
+        node = self._seen(path)
         if node.acl is not OPEN_ACL:
             acls.check(node.acl, perm, identities)
         return node
@@ -129,17 +130,10 @@ class Tree:
         """Anyone may see a stat."""
         if "\0" in path:
             raise Refused(Code.BAD_ARGUMENTS)
-        return self._node(path).stat()
+        return self._seen(path).stat()
 
     def descendants(self, path: str) -> int:
-        def walk(node: Node) -> Iterator[Node]:
-            stack = [node]
-            while stack:
-                children = stack.pop().children.values()
-                stack += children
-                yield from children
-
-        return sum(1 for _ in walk(self.nodes[path]))
+        return sum(1 for _ in _walk(self.nodes[path])) - 1
 
     # --- writes --------------------------------------------------------------------------------------
 
@@ -271,6 +265,15 @@ class Tree:
             raise Refused(Code.NO_NODE)
         return node
 
+    def _seen(self, path: str) -> Node:
+        """The znode as a reader sees it: the usage of a quota is counted when someone looks."""
+        node = self._node(path)
+        if path.endswith(USAGE) and path.startswith(QUOTA):
+            top = self.nodes.get(path[len(QUOTA) : -len(USAGE)])
+            sizes = [len(below.data or b"") for below in _walk(top)] if top else []
+            node.data = b"count=%d,bytes=%d" % (len(sizes), sum(sizes))
+        return node
+
     def _parent(self, path: str) -> Node:
         slash = path.rfind("/")
         if slash == -1 or "\0" in path or path in SPECIAL:
@@ -320,6 +323,15 @@ class Tree:
     @staticmethod
     def _unset(node: Node, data: bytes | None, version: int, mzxid: int, mtime: int) -> None:
         node.data, node.version, node.mzxid, node.mtime = data, version, mzxid, mtime
+
+
+def _walk(top: Node) -> Iterator[Node]:
+    """The znode and all below it."""
+    stack = [top]
+    while stack:
+        node = stack.pop()
+        stack += node.children.values()
+        yield node
 
 
 def check_path(path: str) -> None:
