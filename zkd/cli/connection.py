@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Work = Callable[..., Awaitable[Any]]
 
 
+CONNECT_TIMEOUT_S = 5.0  # a person waits
+
+
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--hosts, --root and --config, also after the command's name."""
     for option in (
@@ -76,6 +79,7 @@ def client_for(settings: Settings) -> Client:
         zookeeper.hosts,
         zookeeper.root,
         session_timeout_s=zookeeper.session_timeout_s,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
         auth=read_auth(zookeeper),
         tls=tls_context(zookeeper.tls),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import statistics
@@ -45,6 +44,8 @@ def doctor_command(ctx: click.Context, output: str, hosts: str | None, root: str
 
     Exit code 5 if ZooKeeper cannot be reached, 1 if something else is wrong, 0 if there are warnings at most.
     """
+    import asyncio
+
     settings = find_settings(ctx, hosts, root, config)
     findings = asyncio.run(_examine(settings))
     rows = [finding._asdict() for finding in findings]
@@ -191,6 +192,8 @@ async def _four_letters(server: str) -> AsyncIterator[Finding]:
 
 
 async def _ask(server: str, word: bytes) -> str | None:
+    import asyncio
+
     host, _, port = server.rpartition(":")
     host, port = (host, port) if host and port.isdigit() else (server, "2181")
     try:

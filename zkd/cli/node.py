@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import click
@@ -35,6 +34,8 @@ async def drain(client: Client, node: str, wait: bool, timeout: float | None, re
     await client.set_node_state(name, "draining", reason=reason)
     click.echo(f"{name} draining")
     if wait:
+        import asyncio
+
         try:
             async with asyncio.timeout(timeout):
                 await _wait_until_empty(client, name)
@@ -74,6 +75,8 @@ async def _named(client: Client, given: str) -> str:
 
 async def _wait_until_empty(client: Client, node: str) -> None:
     """Until the node says that it drains and has nothing, or is gone."""
+    import asyncio
+
     changed = asyncio.Event()
 
     def hear(_: Event) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING
 
@@ -56,6 +55,8 @@ async def run_command(
 
     Interrupting it (Ctrl-C) cancels the task.
     """
+    import asyncio
+
     calls = client.options(
         timeout_s=task_timeout, retries=retries, priority=priority, labels=read_labels(labels), node=node
     )
