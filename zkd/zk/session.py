@@ -12,6 +12,7 @@ in order, and all those of one turn of the loop in one packet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import TYPE_CHECKING, Any, Self
 
@@ -330,16 +331,20 @@ class Session:
         await self._ask(generic.AddWatchRequest(path=path, mode=mode), path, timeout_s, within, arm=arm)
 
     async def remove_watch(
-        self, path: str, callback: Callable[[Event], None], *, timeout_s: float | None = None
+        self,
+        path: str,
+        callback: Callable[[Event], None],
+        *,
+        timeout_s: float | None = None,
+        within: int | None = None,
     ) -> None:
         """Drop a persistent watch; at once here, and at the server if it can be reached."""
         if not self._watches.remove(path, callback):
             return
         request = generic.protocol.RemoveWatchesRequest(path=path, type=generic.ANY_WATCH)
-        try:
-            await self._ask(request, path, timeout_s, None)
-        except (NoWatcher, Unavailable):
-            return  # it died with its connection
+        # With its connection or session it is gone anyway.
+        with contextlib.suppress(NoWatcher, Unavailable, SessionExpired, SessionClosed):
+            await self._ask(request, path, timeout_s, within)
 
     # --- rarely used ----------------------------------------------------------------------------------
 
