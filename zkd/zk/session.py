@@ -16,7 +16,16 @@ import contextlib
 import random
 from typing import TYPE_CHECKING, Any, Self
 
-from zkd.errors import NodeExists, NoNode, NoWatcher, SessionClosed, Unavailable, ZooKeeperError, from_code
+from zkd.errors import (
+    NodeExists,
+    NoNode,
+    NoWatcher,
+    SessionClosed,
+    SessionExpired,
+    Unavailable,
+    ZooKeeperError,
+    from_code,
+)
 from zkd.paths import parent
 from zkd.zk import generic, multi, wire
 from zkd.zk.link import Link
