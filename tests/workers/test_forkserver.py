@@ -45,7 +45,7 @@ async def test_fork_servers_killed_again_and_again_leak_nothing(tmp_path: Path) 
             os.kill(server, signal.SIGKILL)
             await until(lambda server=server: pool.server_pid != server)
             assert isinstance(await run(pool, "plus", 1), Finished)
-        await until(lambda: len(pool.pids) == 2)
+        await until(lambda: pool.warm == 2)
         assert descriptors() == before
 
 

@@ -113,7 +113,6 @@ class Worker:
     def _run(self, call: CallHeader, body: bytes) -> bytes:
         """The frame that answers this call."""
         limit = call.memory or self._default_memory
-        path = self._blob_dir / blob_name(self._pool, self._number, self._runs)
         run = self._runs
         task = CurrentTask(call.task_id, call.attempt, call.fence, lambda *said: self._report(run, *said))
         self._is_running = True
@@ -123,7 +122,7 @@ class Worker:
             if limit is not None:
                 self._memory.allow(limit)
             with running(task):
-                result = engine.run(self._registry, call, body, path)
+                result = engine.run(self._registry, call, body, self._blob_path)
         except BadRecord as error:
             self._after(limit)
             header = RejectedHeader(
@@ -138,6 +137,9 @@ class Worker:
         if isinstance(result, bytes):
             return frames.encode(frames.VALUE, frames.ValueHeader(run_s, private, has_output), result)
         return frames.encode(frames.BLOB, frames.BlobHeader(run_s, private, has_output, *result))
+
+    def _blob_path(self) -> Path:
+        return self._blob_dir / blob_name(self._pool, self._number, self._runs)
 
     def _after(self, limit: int | None) -> None:
         with self._sending:

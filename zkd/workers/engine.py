@@ -83,8 +83,8 @@ def is_ours(filename: str) -> bool:
     return filename in _OURS
 
 
-def run(registry: kernels.Registry, call: CallHeader, body: bytes, path: Path) -> bytes | Written:
-    """The kernel's value as JSON text, or as the file `path` with a suffix, if the text would be too long."""
+def run(registry: kernels.Registry, call: CallHeader, body: bytes, path: Callable[[], Path]) -> bytes | Written:
+    """The kernel's value as JSON text, or as the file `path()` with a suffix, if the text would be too long."""
     args, kwargs = body[: call.args], body[call.args : call.args + call.kwargs]
     value: Any
     if call.items is None:
@@ -97,7 +97,7 @@ def run(registry: kernels.Registry, call: CallHeader, body: bytes, path: Path) -
             text = arrays.to_json(value)
             if len(text) <= call.inline_max:
                 return text
-        return write(value, path)
+        return write(value, path())
     except NotData as error:
         raise NotData(error.where, f"the kernel's result cannot be sent: {error.reason}") from None
 

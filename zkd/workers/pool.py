@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Final, Self
 from zkd import log as zkd_log
 from zkd.errors import NoWorkers
 from zkd.workers import frames
+from zkd.workers.breaker import Breaker
 from zkd.workers.call import Cancelled, Limits, ModuleFault, Rejected, blob_name
 from zkd.workers.control import Configure, Exited, Faulty, Forked, Kernels, Report, Serving
+from zkd.workers.run import Progress, Run
 from zkd.workers.server import ForkServerProcess, describe_exit
-from zkd.workers.worker import DEATH_S_MAX, Ending, Progress, Run, State, Worker
+from zkd.workers.worker import DEATH_S_MAX, Ending, State, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +38,7 @@ if TYPE_CHECKING:
 
 START_S_MAX: Final = 120.0  # until the pool is warm: many modules of kernels, on a busy machine
 STARTS_AT_ONCE: Final = 8
-DEGRADED_AFTER: Final = 3  # failures to start in a row
-BACKOFF_S: Final = 0.1
-BACKOFF_S_MAX: Final = 10.0
-FAILURES_APART_S: Final = 60.0  # failures further apart have nothing to do with each other
+WARM: Final = (State.IDLE, State.BUSY)
 DEFAULT_LIMITS: Final = Limits()
 SERVED_S: Final = 5.0  # a fork server that has lived so long was well
 TAIL_LINES: Final = 20  # of what the fork server printed, to explain why it ended
@@ -86,8 +85,8 @@ class Pool:
         self._excluded: set[str] = set()
         self._loaded: list[KernelSignature] = []
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._failures = 0
-        self._failed_at = 0.0
+        self._starts = Breaker()  # of workers
+        self._servings = Breaker()  # of fork servers
         self._refill: asyncio.TimerHandle | None = None
 
     # --- what people see --------------------------------------------------------------------------------
@@ -98,6 +97,11 @@ class Pool:
         return max(0, min(self.size - len(self._busy), len(self._idle)) - len(self._waiting))
 
     @property
+    def warm(self) -> int:
+        """How many workers are ready or at work: `size` and a spare, when all is well."""
+        return sum(worker.state in WARM for worker in self._workers.values())
+
+    @property
     def faults(self) -> list[ModuleFault]:
         """Modules of kernels that could not be loaded."""
         return list(self._faults.values())
@@ -105,7 +109,7 @@ class Pool:
     @property
     def degraded(self) -> bool:
         """Whether workers keep dying before they have done anything; the pool goes on trying, ever more slowly."""
-        return self._failures >= DEGRADED_AFTER
+        return self._starts.is_open or self._servings.is_open
 
     @property
     def pids(self) -> list[int]:
@@ -172,7 +176,7 @@ class Pool:
             self._waiting.appendleft(run)
 
     def _freed(self, worker: Worker) -> None:
-        self._failures = 0
+        self._starts.reset()
         limits = self._limits
         worker.is_due = worker.is_due or (
             worker.runs >= limits.recycle_tasks
@@ -194,8 +198,7 @@ class Pool:
 
     def _recycle(self) -> None:
         """Let workers go that are due, as far as fresh and warm ones stand in for them."""
-        warm = (State.IDLE, State.BUSY)
-        fresh = sum(worker.state in warm and not worker.is_due for worker in self._workers.values())
+        fresh = sum(worker.state in WARM and not worker.is_due for worker in self._workers.values())
         for worker in [worker for worker in self._idle if worker.is_due]:
             if fresh >= self.size:
                 self._log.debug("worker.retired", pid=worker.pid, runs=worker.runs, private=worker.private)
@@ -268,14 +271,10 @@ class Pool:
             self._calm.set_result(None)
 
     def _start_failed(self, how: str) -> None:
-        """Slow down: once is chance, and the next one is started at once; then 0.1 s, 0.2 s, and so on."""
-        now = time.monotonic()
-        self._failures = self._failures + 1 if now - self._failed_at < FAILURES_APART_S else 1
-        self._failed_at = now
-        if self._failures > 1 and self._refill is None:
-            wait_s = min(BACKOFF_S * 2 ** (self._failures - 2), BACKOFF_S_MAX)
+        wait_s = self._starts.fail(time.monotonic())
+        if wait_s and self._refill is None:
             self._refill = self._loop.call_later(wait_s, self._refill_now)
-            self._log.warning("pool.start_failed", how=how, failures=self._failures, wait_s=wait_s)
+            self._log.warning("pool.start_failed", how=how, failures=self._starts.failures, wait_s=wait_s)
 
     def _refill_now(self) -> None:
         self._refill = None
@@ -292,7 +291,6 @@ class Pool:
 
     async def _supervise(self) -> None:
         """Keep a fork server; each turn is the life of one."""
-        failures = 0
         while True:
             self._tail.clear()
             self._loaded = []
@@ -309,14 +307,13 @@ class Pool:
                 self._blame(server.importing, how)
                 continue
             self._log.error("forkserver.died", how=how, printed="\n".join(self._tail))
-            failures = failures + 1 if time.monotonic() - began < SERVED_S else 1
-            if not self._warm.done() and failures >= DEGRADED_AFTER:
-                self._warm.set_exception(
-                    NoWorkers(f"the fork server ended ({how}) and printed: {' | '.join(self._tail)}")
-                )
-            self._failures = max(self._failures, failures - 1)
-            if failures > 1:
-                await asyncio.sleep(min(BACKOFF_S * 2 ** (failures - 2), BACKOFF_S_MAX))
+            if time.monotonic() - began >= SERVED_S:
+                self._servings.reset()
+            wait_s = self._servings.fail(time.monotonic())
+            if not self._warm.done() and self._servings.is_open:
+                printed = " | ".join(self._tail)
+                self._warm.set_exception(NoWorkers(f"the fork server ended ({how}) and printed: {printed}"))
+            await asyncio.sleep(wait_s)
 
     def _configuration(self) -> Configure:
         modules = [module for module in self._modules if module not in self._excluded]

@@ -24,14 +24,15 @@ from zkd.workers.frames import BadFrame, FrameReader, decode
 from zkd.workers.output import Output
 
 if TYPE_CHECKING:
-    from zkd.workers.call import Call
+    from zkd.workers.run import Run
+
+if TYPE_CHECKING:
+    pass
 
 RECEIVE_BYTES: Final = 64 * 1024
 START_S_MAX: Final = 10.0  # from the fork to the first frame; a fork takes some 10 ms
 EXIT_S_MAX: Final = 1.0  # from end of file to the exit
 DEATH_S_MAX: Final = 2.0  # from SIGKILL to the exit; longer, and the fork server is stuck
-
-Progress = Callable[[float | None, str | None], None]
 
 
 class State(Enum):
@@ -49,44 +50,6 @@ class Ending(Enum):
     TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
     RETIRED = "retired"
-
-
-class Run:
-    """One call on its way: waiting, then on a worker, then its outcome."""
-
-    __slots__ = ("began", "call", "frame", "on_progress", "outcome", "timeout_s", "worker")
-
-    def __init__(
-        self,
-        call: Call,
-        frame: bytes,
-        timeout_s: float | None,
-        on_progress: Progress | None,
-        outcome: asyncio.Future[Outcome],
-    ) -> None:
-        self.call = call
-        self.frame = frame
-        self.timeout_s = timeout_s
-        self.on_progress = on_progress
-        self.outcome = outcome
-        self.worker: Worker | None = None
-        self.began = 0.0
-
-    def end(self, outcome: Outcome) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
-        else:  # cancelled: whoever awaited it has gone
-            _remove_blob(outcome)
-
-    def discard(self) -> None:
-        """Nobody will look at the outcome, if there is one: the file it may have would be nobody's."""
-        if self.outcome.done() and not self.outcome.cancelled():
-            _remove_blob(self.outcome.result())
-
-
-def _remove_blob(outcome: Outcome) -> None:
-    if isinstance(outcome, Finished) and outcome.blob is not None:
-        outcome.blob.path.unlink(missing_ok=True)
 
 
 class Worker:

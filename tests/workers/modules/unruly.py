@@ -12,6 +12,7 @@ import threading
 import time
 
 import numpy
+import numpy.random
 
 import zkd.kernels
 from zkd.kernels import current_task, kernel
@@ -132,13 +133,13 @@ def send_garbage(text: str) -> None:
 
 
 @kernel
-def answer_twice() -> int:
-    """Put a whole second answer behind the first, from a thread that waits for it."""
+def answer_twice(part: int) -> int:
+    """Put a second answer behind the first, or the first bytes of one."""
     from msgspec import json as msgjson
 
     head = msgjson.encode([0.0, 0, False])
     frame = (5 + len(head) + 1).to_bytes(4, "little") + b"\x03" + len(head).to_bytes(4, "little") + head + b"7"
-    send_garbage_now(frame + frame)
+    send_garbage_now(frame + frame[:part])
     return 1
 
 
@@ -159,11 +160,12 @@ def close_everything() -> None:
 
 
 @kernel
-def start_child(mark: str) -> None:
+def start_child(mark: str, seconds: float) -> None:
     child = subprocess.Popen(["sleep", "600"])
     with open(mark, "w") as file:
         file.write(json.dumps([os.getpid(), child.pid]))
-    time.sleep(600)
+    time.sleep(seconds)
+    os._exit(1)
 
 
 @kernel
