@@ -11,6 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,14 +75,20 @@ def run_again(box: DropBox) -> dict[str, Json]:
     return {task_id: result["attempts"][-1] for task_id, result in box.results.items() if result.get("attempts")}
 
 
+def began_at(result: Json) -> float:
+    """When the attempt that gave this result began, by the clock of its node, which here is ours."""
+    return datetime.fromisoformat(result["finished_at"]).timestamp() - float(result["run_s"])
+
+
 def kill(tour: Tour, box: DropBox) -> Iterator[Check]:
     again = run_again(box)
     lost = {task_id for task_id, was in again.items() if was["cause"] == "node_loss" and was["node"] == tour.victim}
+    pause_s = min((began_at(box.results[task_id]) for task_id in lost), default=tour.killed_at) - tour.killed_at
     where = [f"{task_id} on {box.results[task_id]['node']}" for task_id in sorted(lost)]
     yield Check(
         "what the killed node had in hand ran again elsewhere",
         bool(lost & set(tour.held)) and all(box.results[task_id]["node"] != tour.victim for task_id in lost),
-        f"{', '.join(where) or 'nothing did'}; {len(tour.held)} seen there before the kill",
+        f"{', '.join(where) or 'nothing did'}; from {pause_s:.1f} s after the kill on",
     )
     alive = box.zk.get_children(f"{box.root}/nodes")
     yield Check(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import threading
 import time
 from functools import partial
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from kazoo.client import KazooClient
+from kazoo.handlers.threading import KazooTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -37,6 +39,7 @@ class DropBox:
 
     def __init__(self, hosts: str, root: str) -> None:
         self.zk = KazooClient(hosts, timeout=10.0)
+        self._hosts = hosts
         self.root = root
         self.dropped: list[str] = []
         self.results: dict[str, Json] = {}
@@ -45,7 +48,12 @@ class DropBox:
         self._news = threading.Condition()
 
     def __enter__(self) -> Self:
-        self.zk.start(ANSWER_S)
+        # kazoo tells of each try to connect; here the outcome is enough.
+        logging.getLogger("kazoo").addHandler(logging.NullHandler())
+        try:
+            self.zk.start(ANSWER_S)
+        except KazooTimeoutError:
+            raise TaskError(f"no ZooKeeper answers on {self._hosts} within {ANSWER_S:g} s") from None
         return self
 
     def __exit__(self, *_: object) -> None:

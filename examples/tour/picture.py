@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tour.checks import class_means, run_again
+from tour.checks import began_at, class_means, run_again
 from tour.data import CLASSES
-from tour.dropbox import DropBox, Json
+from tour.dropbox import DropBox
 
 if TYPE_CHECKING:
     from digits import Tour
@@ -90,7 +89,7 @@ def _draw_training(axes: Axes, tour: Tour) -> None:
     axes.annotate(
         "|gradient|", (len(rounds) * 0.72, rounds[int(len(rounds) * 0.72)].gradient_norm * 8), color="#2a6f4e"
     )
-    middle = int(len(rounds) * 0.42)
+    middle = int(len(rounds) * 0.3)
     axes.annotate("loss - optimum", (middle, above[middle] / 300), color="#6f6f6f", ha="right")
     axes.axvline(tour.killed_in_round, color=ALARM, lw=1)
     axes.annotate(
@@ -105,7 +104,7 @@ def _draw_training(axes: Axes, tour: Tour) -> None:
 def _draw_work(axes: Axes, tour: Tour, box: DropBox) -> None:
     """A bar for each attempt that gave a result, on a line for each slot of each node."""
     again = run_again(box)
-    begins = {task_id: _ended_at(result) - result["run_s"] for task_id, result in box.results.items()}
+    begins = {task_id: began_at(result) for task_id, result in box.results.items()}
     zero = min(begins.values())
     busy_until: dict[tuple[str, int], float] = {}
     seen = set()
@@ -138,10 +137,6 @@ def _draw_work(axes: Axes, tour: Tour, box: DropBox) -> None:
     axes.set(xlabel="seconds", title="Who computed what; framed in red: run again after the loss of its node")
     patches: list[Any] = [Patch(color=colour, label=name) for name, colour in KERNEL_COLOURS.items() if name in seen]
     axes.legend(handles=patches, ncols=4, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=8)
-
-
-def _ended_at(result: Json) -> float:
-    return datetime.fromisoformat(result["finished_at"]).timestamp()
 
 
 def _draw_confusion(axes: Axes, tour: Tour) -> None:

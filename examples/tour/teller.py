@@ -71,7 +71,9 @@ class Teller:
         width = max(len(check.claim) for check in checks)
         for check in checks:
             mark = Text("ok   " if check.holds else "OFF  ", style="green" if check.holds else "bold red")
-            self.console.print(mark + Text(f"{check.claim:<{width}}   ") + Text(check.detail, style="dim"))
+            self.console.print(
+                mark + Text(f"{check.claim:<{width}}   ") + Text(check.detail, style="dim"), soft_wrap=True
+            )
         self.console.print()
 
     def _line(self, stage: str, what: str, took_s: float, style: str = "") -> None:
