@@ -62,6 +62,7 @@ _TUPLES = frozenset({"axis", "axes", "shape", "new_shape", "dims", "s", "reps", 
 _ARRAY_LISTS = frozenset({"arrays", "tup", "condlist", "choicelist", "choices", "keys", "multi_index", "bins"})
 _DATES = frozenset({"begindates", "enddates", "dates", "holidays"})
 _ENCODINGS = ("utf-8", "ascii", "latin-1", "utf-16", "utf-32")  # others would be imported by name
+_ERROR_RULES = ("strict", "ignore", "replace")
 _PYTHON_DTYPES: Mapping[str, str] = {"int": "int64", "float": "float64", "complex": "complex128"}
 
 
@@ -99,12 +100,12 @@ def binding(name: str) -> Plan:
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError:  # older versions tell no signature of functions written in C
-        return _plan([], {}, frozenset(), Param("args", _value, required=False))
+        return _plan([], {}, frozenset(), Param("args", _value, required=True))
     positional, by_name, only = [], {}, set()
     rest = None
     for parameter in parameters:
         if parameter.kind is parameter.VAR_POSITIONAL:
-            rest = _param(parameter.name, name, required=False)
+            rest = _param(parameter.name, name, required=True)
         elif parameter.kind is parameter.VAR_KEYWORD:
             by_name.update({extra: _param(extra, name, required=False) for extra in _NAMED_REST.get(name, ())})
         else:
@@ -146,13 +147,17 @@ def _param(parameter: str, function: str, *, required: bool) -> Param:
     elif parameter == "range":
         convert = _pairs
     elif parameter == "encoding":
-        convert = _encoding
+        convert = partial(_one_of, _ENCODINGS)
     elif parameter == "errors":
-        convert = _error_rule
-    return Param(parameter, convert, required)
+        convert = partial(_one_of, _ERROR_RULES)
+    return Param(parameter, convert if required else partial(_optional, convert), required)
 
 
 # --- values -------------------------------------------------------------------------------------------
+
+
+def _optional(convert: Convert, value: Any) -> Any:
+    return None if value is None else convert(value)
 
 
 def _value(value: Any) -> Any:
@@ -164,7 +169,7 @@ def _value(value: Any) -> Any:
             if not any(isinstance(item, list | np.ndarray) for item in value):
                 raise
         return _array_list(value)  # lists of several lengths, such as the edges of histogramdd
-    if isinstance(value, dict):
+    if value is None or isinstance(value, dict):
         raise Mismatch("a number, text or list", value)
     if type(value) is int and not -(2**63) <= value < 2**64:
         raise Mismatch("a number that a numpy dtype holds", value)
@@ -198,7 +203,7 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return _tuples(value.tolist())
     if value is None or (isinstance(value, int | np.integer) and not isinstance(value, bool)):
-        return value
+        return value  # null: an axis, or a place in a list of them, that is left to numpy
     raise Mismatch("whole numbers", value)
 
 
@@ -208,14 +213,12 @@ def _pairs(value: Any) -> Any:
 
 def _dates(value: Any) -> Any:
     """Dates as text, such as 2024-02-29: numpy reads a single one, but no list of them."""
-    if value is None or isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray):
         return value
     return as_array(np.asarray(value) if isinstance(value, str) else value, np.datetime64, None)
 
 
 def _dtype(value: Any) -> Any:
-    if value is None:
-        return None
     if not isinstance(value, str):
         raise Mismatch('a plain dtype as text, such as "float32"', value)
     try:
@@ -224,22 +227,14 @@ def _dtype(value: Any) -> Any:
         raise Mismatch(f"a plain dtype such as {', '.join(sorted(BY_NAME))}", value) from None
 
 
-def _encoding(value: Any) -> Any:
-    if value is not None and value not in _ENCODINGS:
-        raise Mismatch(" or ".join(_ENCODINGS), value)
-    return value
-
-
-def _error_rule(value: Any) -> Any:
-    if value not in (None, "strict", "ignore", "replace"):
-        raise Mismatch("strict, ignore or replace", value)
+def _one_of(options: tuple[str, ...], value: Any) -> Any:
+    if not (type(value) is str and value in options):
+        raise Mismatch(" or ".join(options), value)
     return value
 
 
 def _nothing(parameter: str, value: Any) -> Any:
-    if value is not None:
-        raise Mismatch(f"null: `{parameter}` is not for tasks", value)
-    return value
+    raise Mismatch(f"null: `{parameter}` is not for tasks", value)
 
 
 # --- text ---------------------------------------------------------------------------------------------
