@@ -1,0 +1,96 @@
+"""docs/protocol.md says what is true: its examples are valid, its tables are whole, its programs run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jsonschema
+import pytest
+
+from tests.client.standin import StandIn
+from zkd import codec, schemas
+from zkd.arrays import from_json
+from zkd.records import Result, Task
+
+if TYPE_CHECKING:
+    from zkd.zk.server import EmbeddedServer
+
+DOCS = Path(__file__).parent.parent / "docs"
+TEXT = (DOCS / "protocol.md").read_text()
+EXAMPLES = re.findall(r"^```json (\S+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES)
+def test_the_examples_are_what_they_say(name: str, example: str) -> None:
+    struct, _ = schemas.RECORDS[name]
+    jsonschema.validate(json.loads(example), schemas.schema(name))
+    if struct is Task:
+        codec.decode_task(example.encode())
+    else:
+        known = set(struct.__struct_fields__)
+        assert set(json.loads(example)) <= known
+        codec.decode(example.encode(), struct)
+
+
+def test_every_record_has_an_example() -> None:
+    assert {name for name, _ in EXAMPLES} >= set(schemas.RECORDS) - {"blob-ref"}
+
+
+@pytest.mark.parametrize("struct", [Task, Result])
+def test_the_tables_have_every_field(struct: type) -> None:
+    table = TEXT.split(f"<!-- fields: {struct.__name__} -->")[1].split("\n\n")[1]
+    documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert documented == set(struct.__struct_fields__)  # type: ignore[attr-defined]
+
+
+def test_the_array_in_the_examples_is_an_array() -> None:
+    arrays = [json.loads(text)["args"][0] for name, text in EXAMPLES if name == "task" and "dtype" in text]
+    assert [from_json(json.dumps(array).encode()).tolist() for array in arrays] == [[[1.0, 2.0], [3.0, 4.0]]]
+
+
+@pytest.mark.parametrize("name", list(schemas.RECORDS))
+def test_the_published_schemas_are_those_of_the_program(name: str) -> None:
+    published = DOCS / "schemas" / f"{name}.json"
+    assert published.read_text() == schemas.text(name), f"run: zkd schema {name} > docs/schemas/{name}.json"
+
+
+@pytest.mark.parametrize("name", list(schemas.RECORDS))
+def test_the_schemas_are_schemas(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schemas.schema(name))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"kernel": ""},
+        {"kernel": "k", "args": {}},
+        {"kernel": "k", "kwargs": []},
+        {"kernel": "k", "items": 3},
+        {"kernel": "k", "priority": 1001},
+        {"kernel": "k", "priorty": 1},
+        {"kernel": "k", "retries": -1},
+        {"kernel": "k", "slots": 0},
+    ],
+)
+def test_schema_and_program_refuse_alike(bad: dict[str, object]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(bad, schemas.schema("task"))
+    with pytest.raises(codec.BadRecord):
+        codec.decode_task(json.dumps(bad).encode())
+
+
+async def test_the_kazoo_program_runs_as_it_stands(embedded: EmbeddedServer, capfd: pytest.CaptureFixture[str]) -> None:
+    program = re.search(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    assert program is not None
+    source = program[1].replace("127.0.0.1:2181", embedded.connect_string)
+    async with StandIn(embedded.connect_string, "/zkd", {"numpy.sum": sum}):
+        child = await asyncio.create_subprocess_exec(
+            "python3", "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await child.communicate(source.encode())
+    assert out == b"6\n"
