@@ -59,7 +59,7 @@ class Machine:
         command = [
             *("systemd-nspawn", "-D", "/", "--volatile=yes", "--boot", "--private-network", "--register=no"),
             *("--keep-unit", "--link-journal=no", "--console=pipe", "-M", f"zkd-test-{os.getpid()}"),
-            *("--bind-ro=/etc/hosts", f"--bind-ro={self.install}:/opt/zkd", f"--bind-ro={packages}:/opt/zkd/packages"),
+            *(f"--bind-ro={self.install}:/opt/zkd", f"--bind-ro={packages}:/opt/zkd/packages"),
         ]
         with open(self.log, "wb") as console:
             self._nspawn = subprocess.Popen(
@@ -67,6 +67,7 @@ class Machine:
             )
         try:
             wait_until(self._has_booted, f"the machine booted, see {self.log}", BOOT_S)
+            self.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
         except BaseException:
             self.__exit__()
             raise
@@ -128,6 +129,7 @@ class Machine:
         self.install.chmod(0o755)
 
     def _has_booted(self) -> bool:
+        assert self._nspawn.poll() is None, f"systemd-nspawn ended: {self.log.read_text()}"
         # Looked up each time: the first child of systemd-nspawn only prepares the one that becomes process 1.
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
         if not children:
