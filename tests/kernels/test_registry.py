@@ -252,6 +252,13 @@ def test_every_kernel_is_described_for_people() -> None:
         assert BUILT_IN.find(it.name).name == it.name
 
 
+def test_the_documentation_lists_every_built_in_as_it_is() -> None:
+    text = (TOP / "docs" / "kernels.md").read_text().replace("\\|", "|")
+    for it in signatures(BUILT_IN):
+        if not it.name.startswith("numpy."):
+            assert f"| `{it.name}` | `{it.signature.partition(' -> ')[0]}` | {it.summary} |" in text
+
+
 def test_declaring_a_kernel_needs_no_numpy() -> None:
     code = (
         "import sys\nfrom zkd.kernels import current_task, kernel, report\n"
