@@ -11,7 +11,8 @@ from tests.zk_server.raw_client import RawClient, decode, encode
 from zkd.zk.apache import ApacheServer, Flags
 from zkd.zk.server import EmbeddedServer, serve_in_thread
 from zkd.zk.server.core import Core
-from zkd.zk.server.wire import CONNECT, NULL, Op, Reader
+from zkd.zk.server.tree import Tree, Txn
+from zkd.zk.server.wire import CONNECT, NULL, OPEN_ACL, Op, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,3 +121,18 @@ def test_time_is_only_what_the_given_clock_says() -> None:
         core.tick()
         assert bool(core.sessions.by_id) == is_alive
     assert peer.is_closing
+
+
+def test_stats_show_the_given_time_and_a_rollback_restores_it() -> None:
+    tree = Tree()
+
+    def at(zxid: int) -> Txn:
+        return Txn(zxid, 1000 * zxid, 7, ())
+
+    node = tree.create(at(1), Op.CREATE, "/a", b"", OPEN_ACL, 0)
+    tree.set_data(at(2), "/a", b"x", 0)
+    tree.begin()
+    tree.set_data(at(3), "/a", b"y", 1)
+    assert (node.stat().mtime, node.stat().mzxid) == (3000, 3)
+    tree.roll_back()
+    assert (node.stat().ctime, node.stat().mtime, node.stat().mzxid) == (1000, 2000, 2)
