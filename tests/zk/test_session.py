@@ -505,6 +505,24 @@ async def test_after_closing_nothing_is_sent(apache: ApacheServer, zk_root: str)
         assert await onlooker.exists(zk_root) is None  # ended at the server too
 
 
+async def test_closing_answers_what_is_pending_and_takes_a_bounded_time(proxy: Proxy, apache: ApacheServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with Session(proxy.connect_string, timeout_s=6) as session:
+        await session.connected(5)
+        answered = asyncio.create_task(session.get("/"))
+        await asyncio.sleep(0)
+    assert (await answered).stat.version >= 0
+    async with Session(proxy.connect_string, timeout_s=6) as session:
+        await session.connected(5)
+        proxy.black_hole()
+        pending = [asyncio.create_task(session.get("/")), asyncio.create_task(session.set("/", b"", 7))]
+        await asyncio.sleep(0)
+        start = loop.time()
+    assert loop.time() - start < 2.0
+    results = await asyncio.gather(*pending, return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable, OutcomeUnknown]
+
+
 async def test_an_exception_leaves_the_block_as_it_is(apache: ApacheServer) -> None:
     with pytest.raises(ZeroDivisionError):
         async with Session(apache.connect_string):
