@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,13 +85,13 @@ def test_schema_and_program_refuse_alike(bad: dict[str, object]) -> None:
         codec.decode_task(json.dumps(bad).encode())
 
 
-async def test_the_kazoo_program_runs_as_it_stands(embedded: EmbeddedServer, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_kazoo_program_runs_as_it_stands(embedded: EmbeddedServer) -> None:
     program = re.search(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     assert program is not None
     source = program[1].replace("127.0.0.1:2181", embedded.connect_string)
     async with StandIn(embedded.connect_string, "/zkd", {"numpy.sum": sum}):
         child = await asyncio.create_subprocess_exec(
-            "python3", "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         out, _ = await child.communicate(source.encode())
     assert out == b"6\n"

@@ -16,16 +16,16 @@ import msgspec
 from msgspec import Raw
 
 from zkd.codec import encode
-from zkd.errors import BadRecord, TaskError, TooLarge
+from zkd.errors import BadRecord, TaskError, TaskRejected, TooLarge
 from zkd.handles import Handle
-from zkd.records import TASK_BYTES_MAX, Result, Task
+from zkd.records import TASK_BYTES_MAX, Task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from zkd.dropbox import DropBox
     from zkd.outcomes import Blobs
-    from zkd.paths import TaskId
+    from zkd.records import Fault
 
 # An array task should be large enough to drown the cost of its znode and small enough that a server, and
 # whoever waits behind it, hardly notices it.
@@ -35,6 +35,10 @@ CHUNKS_A_SLOT = 4  # so that slots which end early find more to do
 IN_FLIGHT_MIN = 16
 
 # Where a worker says which item it was: the path of a refused one, or the note on a kernel's exception.
+# Nobody but the caller of `run` and `map` wants their results, and he is here. One that he left behind in a hurry
+# goes after this long; he can be without a connection for as long, too.
+RUN_TTL_S = 300.0
+
 _ITEM = re.compile(r"(?:^\$\.items\[|raised by item )(\d+)", re.MULTILINE)
 
 T = TypeVar("T")
@@ -77,6 +81,7 @@ class Calls:
         except msgspec.ValidationError as error:
             raise BadRecord("options", str(error)) from None
         self._fields: dict[str, Any] = fields
+        self._run_fields: dict[str, Any] = {"ttl_s": RUN_TTL_S, **fields}
 
     def options(self, **options: Any) -> Calls:
         """These calls with these options changed."""
@@ -86,22 +91,17 @@ class Calls:
         """Run a kernel on some node and return its value: numbers, text, lists, dicts, numpy arrays.
 
         Waits as long as the task takes; bound it with `options(timeout_s=…, not_after_s=…)` or by
-        `asyncio.timeout`. If the caller is cancelled, so is the task. The result leaves no trace in the tree.
+        `asyncio.timeout`. If the caller is cancelled, so is the task. The result does not stay in the tree.
         Raises what `Handle.result` raises.
         """
         task = self._box.new_id()
-        return await self._run(task, self._encode(task, kernel, args, kwargs))
-
-    async def _run(self, task: TaskId, text: bytes) -> Any:
+        text = self._encode(kernel, args, kwargs, self._run_fields)
         try:
             pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
             result = await self._box.result_of(pending)
         except asyncio.CancelledError:
             self._box.abandon(task)
             raise
-        return await self._take(task, result)
-
-    async def _take(self, task: TaskId, result: Result) -> Any:
         try:
             return await self._blobs.value_of(task, result)
         finally:  # only now: the file of a large value lives no longer than the result that names it
@@ -110,7 +110,9 @@ class Calls:
     async def submit(self, kernel: str, /, *args: Any, **kwargs: Any) -> Handle:
         """Drop a task and return its handle as soon as it is accepted. It goes on without this program."""
         task = self._box.new_id()
-        pending = await self._box.drop(task, self._encode(task, kernel, args, kwargs), ephemeral=self._ephemeral)
+        pending = await self._box.drop(
+            task, self._encode(kernel, args, kwargs, self._fields), ephemeral=self._ephemeral
+        )
         return Handle(self._box, self._blobs, task, pending)
 
     async def map(
@@ -195,12 +197,7 @@ class Calls:
         try:
             values = await self._blobs.items_of(task, result)
         except TaskError as error:
-            fault = result.error
-            found = _ITEM.search(f"{fault.path}\n{fault.message}\n{fault.traceback}" if fault else "")
-            index = start + int(found[1]) if found else start
-            error.item = index
-            which = f"item {index}" if found or count == 1 else f"one of the items {start} to {start + count - 1}"
-            error.args = (f"{which}: {error}", *error.args[1:])
+            _name_item(error, result.error, start, count)
             raise
         finally:
             self._box.forget([task])
@@ -208,10 +205,10 @@ class Calls:
 
     # --- encoding -----------------------------------------------------------------------------------
 
-    def _encode(self, task: TaskId, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def _encode(self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]) -> bytes:
         from zkd.arrays import to_json
 
-        text = encode(Task(kernel, Raw(to_json(args)), Raw(to_json(kwargs)), **self._fields))
+        text = encode(Task(kernel, Raw(to_json(args)), Raw(to_json(kwargs)), **fields))
         return self._bounded(text, "arguments")
 
     def _encode_items(
@@ -230,7 +227,7 @@ class Calls:
                 step = max(1, min(len(some) // 2, len(some) * CHUNK_BYTES_MAX // len(text)))
                 left.extendleft(reversed([some[at : at + step] for at in range(0, len(some), step)]))
                 continue
-            yield len(some), self._bounded(encode(Task(kernel, *shared, items=Raw(text), **self._fields)), "item")
+            yield len(some), self._bounded(encode(Task(kernel, *shared, items=Raw(text), **self._run_fields)), "item")
 
     def _bounded(self, text: bytes, what: str) -> bytes:
         if len(text) > TASK_BYTES_MAX:
@@ -240,6 +237,16 @@ class Calls:
                 f"pass large arrays by reference, as a dataset or a BlobRef",
             )
         return text
+
+
+def _name_item(error: TaskError, fault: Fault | None, start: int, count: int) -> None:
+    """Say which item an error is about; not if the whole task was refused, which no item is to blame for."""
+    found = _ITEM.search(f"{fault.path}\n{fault.message}\n{fault.traceback}") if fault else None
+    if isinstance(error, TaskRejected) and not found:
+        return
+    error.item = start + int(found[1]) if found else start
+    which = f"item {error.item}" if found or count == 1 else f"one of the items {start} to {start + count - 1}"
+    error.args = (f"{which}: {error}", *error.args[1:])
 
 
 async def _each(items: Iterable[T]) -> AsyncIterator[T]:

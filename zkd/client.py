@@ -160,10 +160,13 @@ class Client:
                 raise TaskNotFound(
                     f"there is no dead task {task} below {self.paths.root}: only failed ones can be retried"
                 ) from None
-            ops: list[Create | Delete] = [Delete(self.paths.dead_task(task), ANY_VERSION)]
+            ops: list[Create | Delete | SetData] = [Delete(self.paths.dead_task(task), ANY_VERSION)]
             if await self._has(self.paths.result(task)):  # it may have outlived its time
                 ops.append(Delete(self.paths.result(task), ANY_VERSION))
-            ops.append(Create(self.paths.task(task), _fresh(dead.task)))
+            text = _fresh(dead.task)
+            ops.append(Create(self.paths.task(task), text))
+            # The version is the fence, and a new life would start at 0 again: go beyond what any attempt held.
+            ops += [SetData(self.paths.task(task), text, number) for number in range(len(dead.attempts) + 1)]
             try:
                 await self.session.multi(ops)
                 return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from zkd.codec import decode_result
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
     from zkd.zk.batch import Done
 
 OUTAGE_MAX_S = 60.0  # so long a call goes on trying to reach ZooKeeper before it raises
-FORGET_AFTER_S = 0.25  # results that were read are deleted together, off the path of the next task
-FORGET_AT_ONCE = 64
+# A result that was read is deleted this much later. A node whose commit was not answered sends it again, within
+# its session timeout, and takes the result that it finds for the answer; without it, it would take the task for
+# cancelled and publish that (docs/decisions/0006).
+FORGET_AFTER_S = 10.0
+FORGET_TOGETHER_S = 1.0  # so many packets fewer
 CLOSE_TIMEOUT_S = 2.0
 ANY_VERSION = -1
 
@@ -55,7 +59,7 @@ class DropBox:
         self._count = 0
         self._synced_epoch = -1
         self._sync: asyncio.Task[None] | None = None
-        self._read: list[TaskId] = []  # results to forget
+        self._read: deque[tuple[float, TaskId]] = deque()  # results to forget, and when that is due
         self._forget_timer: asyncio.TimerHandle | None = None
         self._loose: set[asyncio.Future[Done]] = set()  # writes whose outcome nobody awaits
 
@@ -198,20 +202,21 @@ class DropBox:
     # --- tidiness -----------------------------------------------------------------------------------
 
     def forget(self, tasks: Iterable[TaskId]) -> None:
-        """Delete these results soon and together. If that does not happen, their time to live ends them."""
-        self._read.extend(tasks)
-        if len(self._read) >= FORGET_AT_ONCE:
-            self._forget_now()
-        elif self._forget_timer is None:
-            self._forget_timer = asyncio.get_running_loop().call_later(FORGET_AFTER_S, self._forget_now)
+        """Delete these results later and together. If that does not happen, their time to live ends them."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + FORGET_AFTER_S
+        self._read.extend((due, task) for task in tasks)
+        if self._forget_timer is None:
+            self._forget_timer = loop.call_at(due + FORGET_TOGETHER_S, self._forget_due)
 
-    def _forget_now(self) -> None:
-        if self._forget_timer is not None:
-            self._forget_timer.cancel()
-            self._forget_timer = None
-        for task in self._read:
+    def _forget_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._forget_timer = None
+        while self._read and self._read[0][0] <= loop.time():
+            _, task = self._read.popleft()
             self._let_go(self.writes.send([Delete(self.paths.result(task), ANY_VERSION)]))
-        self._read.clear()
+        if self._read:
+            self._forget_timer = loop.call_at(self._read[0][0] + FORGET_TOGETHER_S, self._forget_due)
 
     def _let_go(self, write: asyncio.Future[Done]) -> None:
         self._loose.add(write)
@@ -223,7 +228,11 @@ class DropBox:
             write.exception()  # known now, and of no consequence
 
     async def close(self) -> None:
-        """Send what is still to be forgotten, as far as that takes no long time."""
-        self._forget_now()
+        """Forget what is due, as far as that takes no long time; what is too young is left to its time to live."""
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
+            self._forget_due()
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
         if self._loose:
             await asyncio.wait(set(self._loose), timeout=CLOSE_TIMEOUT_S)

@@ -25,6 +25,7 @@ class Dev:
 
     def __init__(self, log: Path, *options: str) -> None:
         env = {key: value for key, value in os.environ.items() if not key.startswith("ZKD_")}
+        env["ZKD_ZOOKEEPER__SESSION_TIMEOUT_S"] = "2"  # a node that was killed is soon known to be gone
         self._log = log.open("wb")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "zkd", "dev", "--port", "0", "--slots", "1", *options],

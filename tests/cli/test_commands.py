@@ -164,7 +164,7 @@ def test_get_nodes_in_every_format(zkd: Zkd) -> None:
     rows = zkd("get", "nodes", "-o", "json").json
     assert [row["node"] for row in rows] == ["dev-1", "dev-2"]
     assert sum(row["leads"] for row in rows) == 1
-    assert [json.loads(line) for line in zkd("get", "nodes", "-o", "jsonl").out.splitlines()][0]["slots"] == 1
+    assert [json.loads(line)["slots"] for line in zkd("get", "nodes", "-o", "jsonl").out.splitlines()] == [1, 1]
     assert zkd("get", "nodes", "-o", "name").out == "dev-1\ndev-2\n"
     assert zkd("get", "nodes", "dev-2", "-o", "name").out == "dev-2\n"
     assert zkd("get", "nodes", "dev-").code == 2  # two begin so
@@ -208,6 +208,16 @@ def test_doctor_finds_a_healthy_cluster(zkd: Zkd) -> None:
     for check in ("zookeeper", "round trip", "persistent watches", "packet size", "nodes", "leader", "BLAS threads"):
         assert found[check]["verdict"] in ("ok", "warning"), found[check]
     assert zkd("doctor").out.startswith("ok ")
+
+
+def test_a_drain_waits_for_what_runs(zkd: Zkd, tmp_path: Path) -> None:
+    task = submit(zkd, tmp_path, kernel="test.nap", args=[2], node="dev-1")
+    wait_until(lambda: "dev-1" in zkd("why", task).out)
+    ran = zkd("node", "drain", "dev-1", "--wait", "--timeout", "0.3")
+    assert (ran.code, ran.out) == (4, "dev-1 draining\n")
+    assert zkd("node", "drain", "dev-1", "--wait", "--timeout", "30").code == 0
+    assert "It is done" in zkd("why", task).out
+    assert zkd("node", "uncordon", "dev-1").code == 0
 
 
 def test_a_node_is_cordoned_drained_and_put_back(zkd: Zkd) -> None:

@@ -38,6 +38,13 @@ async def cluster(embedded: EmbeddedServer) -> AsyncIterator[StandIn]:
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results go soon after they were read. No node here sends a commit twice, which is what the wait is for."""
+    monkeypatch.setattr("zkd.dropbox.FORGET_AFTER_S", 0.02)
+    monkeypatch.setattr("zkd.dropbox.FORGET_TOGETHER_S", 0.01)
+
+
 @pytest.fixture
 async def client(embedded: EmbeddedServer, cluster: StandIn) -> AsyncIterator[Client]:
     async with Client(embedded.connect_string, connect_timeout_s=5) as client:

@@ -68,6 +68,30 @@ async def test_run_leaves_no_trace(client: Client) -> None:
     await until_empty(client)
 
 
+async def test_a_result_is_left_alone_while_its_node_may_still_look_for_it(
+    client: Client, embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkd.dropbox.FORGET_AFTER_S", 60.0)
+    async with zkd.Client(embedded.connect_string) as other:
+        await other.run("square", 2)
+        await other.map("square", range(3))
+    results = await client.results()
+    assert len(results) == 4  # not even on leaving
+    assert {(await client.outcome(task)).status for task in results} == {"done"}  # type: ignore[union-attr]
+
+
+async def test_results_that_are_left_behind_have_a_short_time_to_live(client: Client, cluster: StandIn) -> None:
+    cluster.hold.add("square")
+    calls = [
+        asyncio.create_task(client.run("square", 2)),
+        asyncio.create_task(client.options(ttl_s=7).run("square", 2)),
+    ]
+    await cluster.wait_for(2)
+    assert {(await client.task(task)).ttl_s for task in await client.tasks()} == {300.0, 7.0}
+    await cluster.release()
+    await asyncio.gather(*calls)
+
+
 async def test_a_failure_carries_the_remote_story(client: Client) -> None:
     with pytest.raises(zkd.TaskFailed, match="unlucky failed on standin, attempt 1: ValueError: unlucky") as caught:
         await client.run("unlucky", 13)

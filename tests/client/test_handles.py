@@ -160,6 +160,8 @@ async def test_retry_resets_the_attempts_and_works_when_the_result_is_gone(clien
     await client.retry("t-1")
     assert (await client.task("t-1")).attempts == []
     assert (await client.task("t-1")).retries == 1
+    # Whoever held an attempt of the former life, at version 0 or 1, is shut out of this one.
+    assert (await client.session.get(client.paths.task("t-1"))).stat.version == 2
     await cluster.release()
     assert await client.result("t-1", 5) == 4
 

@@ -11,7 +11,6 @@ from zkd.cli.exits import Exit, Stop
 
 if TYPE_CHECKING:
     from zkd.client import Client
-    from zkd.records import NodeStatus
     from zkd.zk import Event
 
 LOOK_AGAIN_S = 2.0  # a lost event delays the end of a drain by so much
@@ -74,27 +73,32 @@ async def _named(client: Client, given: str) -> str:
 
 
 async def _wait_until_empty(client: Client, node: str) -> None:
-    """Until the node says that it drains and has nothing, or is gone."""
+    """Until the node says that it drains and is given nothing any more, or is gone.
+
+    A task stays assigned until it has ended or was handed back, and nothing is assigned to a draining node.
+    """
     import asyncio
+
+    from zkd.records import Assignment
 
     changed = asyncio.Event()
 
     def hear(_: Event) -> None:
         changed.set()
 
-    path = client.paths.status(node)
-    await client.session.add_watch(path, hear)
+    paths = client.paths
+    for path in (paths.node(node), paths.assignment(node)):
+        await client.session.add_watch(path, hear)
     while True:
         changed.clear()
-        status = (await client.statuses()).get(node)
-        if node not in await client.nodes() or (status is not None and _is_empty(status)):
+        here = (await client.nodes()).get(node)
+        if here is None:
+            return
+        assignment = (await client.records(paths.assignments, Assignment)).get(node)
+        if here.draining and (assignment is None or not assignment.tasks):
             return
         try:
             async with asyncio.timeout(LOOK_AGAIN_S):
                 await changed.wait()
         except TimeoutError:
             continue
-
-
-def _is_empty(status: NodeStatus) -> bool:
-    return status.state == "draining" and not status.running and not status.queued and not status.slots_used

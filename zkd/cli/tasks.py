@@ -51,7 +51,7 @@ async def run_command(
     \b
       zkd run numpy.sum '[1, 2, 3]'
       zkd run numpy.linspace 0 1 -k num=5
-      zkd run linalg.solve @a.npy @b.npy -O x.npy
+      zkd run numpy.linalg.solve @a.npy @b.npy -O x.npy
 
     Interrupting it (Ctrl-C) cancels the task.
     """
