@@ -30,12 +30,13 @@ class Grid:
     witness: Witness
     nodes: dict[str, DaemonProcess] = field(default_factory=dict)
 
-    async def start(self, *names: str, slots: int = 2, timeout_s: float = TIMEOUT_S) -> None:
+    async def start(self, *names: str, slots: int = 2, timeout_s: float = TIMEOUT_S, **environment: str) -> None:
         """Start these, and wait until all of them are members."""
         for name in names:
             self.nodes[name] = DaemonProcess(
                 self.hosts, self.root, name, self.directory, slots=slots, timeout_s=timeout_s
             )
+            self.nodes[name].environment |= environment
             self.nodes[name].start()
         for name in names:
             await self.joined(name)

@@ -22,7 +22,7 @@ from zkd.core.dispatch import (
     backoff_s,
 )
 from zkd.errors import BadRecord
-from zkd.records import NODE_LOSSES_MAX, Attempt, Cause, Fault, NodeState
+from zkd.records import NODE_LOSSES_MAX, Attempt, Cause, Fault, Node, NodeState
 
 
 def test_a_task_goes_to_a_node_in_one_write() -> None:
@@ -534,6 +534,59 @@ def test_a_task_that_the_leader_ended_is_not_mourned() -> None:
     decided(mind)
     mind.task_gone("t", 0.1)
     assert decided(mind, 0.1) == []
+
+
+def succeeded(former: Dispatch, *nodes: Node, there: set[str] = frozenset()) -> Dispatch:  # type: ignore[assignment]
+    """The picture made anew after a lost connection."""
+    mind = cluster(*nodes)
+    mind.succeed(former, there)
+    return mind
+
+
+def test_what_was_cancelled_while_the_leader_was_cut_off_is_mourned() -> None:
+    former = cluster(node("a", 1))
+    drop(former, "held", 1)
+    drop(former, "queued", 2)
+    drop(former, "delayed", 3, delay_s=99.0)
+    drop(former, "stays", 4)
+    decided(former)
+    assert mourned(decided(succeeded(former, node("a", 1), there={"stays"}))) == ["queued", "delayed"]
+
+
+def test_what_a_node_held_that_was_lost_meanwhile_is_mourned_too() -> None:
+    former = cluster(node("a", 2), node("b", 2))
+    drop(former, "t", 1)
+    drop(former, "cancelled", 2)
+    decided(former)
+    former.task_gone("cancelled", 1.0)
+    mind = succeeded(former, node("a", 2, life=2))
+    assert sorted(mourned(decided(mind))) == ["cancelled", "t"]
+
+
+def test_what_a_node_held_that_is_still_here_is_its_own_to_publish() -> None:
+    former = cluster(node("a", 2))
+    drop(former, "t", 1)
+    drop(former, "cancelled", 2)
+    decided(former)
+    former.task_gone("cancelled", 1.0)
+    mind = succeeded(former, node("a", 2))
+    assert mourned(decided(mind)) == []
+    mind.node_lost("a", 2.0)
+    assert mourned(decided(mind, 2.0)) == ["cancelled"]
+
+
+def test_mourning_that_was_interrupted_is_taken_up_again() -> None:
+    former = cluster()
+    drop(former, "t", 1)
+    drop(former, "u", 2)
+    former.task_gone("t", 0.0)
+    former.task_gone("u", 0.0)
+    assert mourned(decided(former)) == ["t", "u"]
+    former.mourned("u")
+    mind = succeeded(former)
+    assert mourned(decided(mind)) == ["t"]
+    mind.mourned("t")
+    assert mourned(decided(succeeded(mind))) == []
 
 
 # --- Lives ------------------------------------------------------------------------------------------------

@@ -181,6 +181,7 @@ class Dispatch:
         self._kernels: frozenset[str] = frozenset()
         self._dirty: set[NodeId] = set()
         self._out: list[Command] = []
+        self._mourned: dict[TaskId, Mourn] = {}  # asked for, and not known to be done
         self.ended: dict[TaskId, float | None] = {}  # -> how long its result is to be kept
 
     # --- What happened ----------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ class Dispatch:
         entry = self.tasks.pop(task_id, None)
         if entry is None:
             if task_id not in self.ended:  # it came and went before it was read: nobody else knows of it
-                self._out.append(Mourn(task_id, 0, 0, [], None, None))
+                self._mourn(Mourn(task_id, 0, 0, [], None, None))
             return
         self.ended[task_id] = entry.ttl_s
         if len(self.ended) > ENDED_REMEMBERED:
@@ -240,7 +241,7 @@ class Dispatch:
         attempt = entry.attempt if entry.node else 0
         mourn = Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent)
         if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED):
-            self._out.append(mourn)
+            self._mourn(mourn)
         member = self.members.get(entry.node or "")
         if entry.phase is Phase.ASSIGNED and member is not None:
             member.pace.finished(now)
@@ -277,7 +278,9 @@ class Dispatch:
             entry.node = None
             # One that left in order stopped its kernels; that it had no time to hand a task back is no loss.
             self._lost_holder(entry, node, "drain" if member.record.draining else "node_loss")
-        self._out.extend(mourn for at, mourn in member.ended if at >= now - ORPHAN_GRACE_S)
+        for at, mourn in member.ended:
+            if at >= now - ORPHAN_GRACE_S:
+                self._mourn(mourn)
 
     def node_state(self, node: NodeId, state: NodeState) -> None:
         """What operators want of a node."""
@@ -304,11 +307,30 @@ class Dispatch:
                 self._give(entry, member)
 
     def succeed(self, former: Dispatch, there: Collection[TaskId]) -> None:
-        """Take over from the picture before the connection was lost: what waited then and is gone was cancelled."""
+        """Take over from the picture before the connection was lost: what is gone and cannot have ended was cancelled.
+
+        Called when the nodes are known. The tree has no trace of a cancelled task, so only memory can tell of it.
+        """
+        for mourn in former._mourned.values():
+            self._mourn(mourn)
+        lost = set()
+        for name, member in former.members.items():
+            here = self.members.get(name)
+            if here is not None and here.record.incarnation == member.record.incarnation:
+                here.ended.extend(member.ended)
+                continue
+            lost.add(name)
+            for _, mourn in member.ended:
+                self._mourn(mourn)
         for entry in former.tasks.values():
-            if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED) and entry.id not in there:
-                self._out.append(Mourn(entry.id, entry.czxid, 0, entry.attempts, entry.ttl_s, entry.traceparent))
+            is_held = entry.phase is Phase.ASSIGNED and entry.node not in lost
+            if entry.id not in there and not is_held and entry.phase is not Phase.ENDING:
+                self._mourn(Mourn(entry.id, entry.czxid, 0, entry.attempts, entry.ttl_s, entry.traceparent))
         self.ended.update(former.ended)
+
+    def mourned(self, task_id: TaskId) -> None:
+        """The task that was to be mourned has a result now."""
+        self._mourned.pop(task_id, None)
 
     # --- What to do -------------------------------------------------------------------------------------
 
@@ -475,6 +497,10 @@ class Dispatch:
             return
         entry.phase = Phase.ORPHANED
         self._out.append(TakeBack(entry.id, entry.version, attempt))
+
+    def _mourn(self, mourn: Mourn) -> None:
+        self._mourned[mourn.id] = mourn
+        self._out.append(mourn)
 
     def _count_kernels(self) -> None:
         self._kernels = frozenset().union(*(member.kernels for member in self.members.values()))

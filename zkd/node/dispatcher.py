@@ -82,12 +82,15 @@ class Dispatcher:
         self._read_at_once = READ_AT_ONCE_FIRST
         self._fresh: OrderedDict[TaskId, Fresh] = OrderedDict()
         self.mind: Dispatch | None = None
+        self._last: tuple[int, Dispatch] | None = None  # our last reign's epoch, and the picture at its end
 
     async def lead(self, session_id: int, epoch: int, check: Check) -> None:
         """One reign. Ends when the epoch is over; cancelled when the session is."""
         unsubscribe = self._session.subscribe(lambda _: self._wake.set())
         watched = (self._paths.tasks, self._paths.nodes, self._paths.node_states)
         is_watching = False
+        if self._last is not None and self._last[0] == epoch - 1:
+            self.mind = self._last[1]  # nobody led in between: what waited then and is gone was cancelled
         try:
             while True:
                 try:
@@ -104,6 +107,7 @@ class Dispatcher:
                     return
         finally:
             unsubscribe()
+            self._last = None if self.mind is None else (epoch, self.mind)
             self.mind = None
             if is_watching and self._session.state is State.CONNECTED:
                 for path in watched:
@@ -349,7 +353,7 @@ class Dispatcher:
                 elif isinstance(command, TakeBack):
                     group.create_task(self._take_back(command, session_id, check))
                 else:
-                    group.create_task(self._mourn(command, session_id, check))
+                    group.create_task(self._mourn(mind, command, session_id, check))
             if assigns:
                 await self._assign(assigns, session_id, epoch, check)
                 if self._now() < reconcile_at:
@@ -434,7 +438,7 @@ class Dispatcher:
         if ending is Ending.WRITTEN:
             self._log.info("task.taken_back", id=command.id, lost=command.attempt.node)
 
-    async def _mourn(self, mourn: Mourn, session_id: int, check: Check) -> None:
+    async def _mourn(self, mind: Dispatch, mourn: Mourn, session_id: int, check: Check) -> None:
         result = msgspec.structs.replace(
             cancelled(f"leader of epoch {check.version}", mourn.czxid, mourn.attempt),
             ttl_s=mourn.ttl_s,
@@ -443,6 +447,7 @@ class Dispatcher:
         )
         ending = await self._endings.end_deleted(mourn.id, result, within=session_id, guard=check)
         self._heed(ending)
+        mind.mourned(mourn.id)
         if ending is Ending.WRITTEN:
             self._log.info("task.cancelled", id=mourn.id[:140])
 

@@ -104,3 +104,15 @@ def total(array: numpy.ndarray) -> float:
 @kernel
 def words(count: int) -> list:
     return ["word"] * count
+
+
+@kernel
+def unlucky_nap(path: str, first: float, then: float) -> float:
+    """Sleep for one time in a task's first run, and for another in each that follows."""
+    task = current_task()
+    with open(path, "a+") as file:
+        file.seek(0)
+        was_here = any(line.split()[0] == task.id for line in file.read().splitlines())
+    _append(path, f"{task.id} {os.getpid()}")
+    time.sleep(then if was_here else first)
+    return then if was_here else first
