@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 
 from tests.workers.running import open_pool, run, until
@@ -56,3 +58,15 @@ async def test_under_load_nothing_is_lost_and_the_size_holds(tmp_path: Path) -> 
         values = [outcome.value for outcome in outcomes if isinstance(outcome, Finished)]
         assert values == [str(number + 1).encode() for number in range(1000)]
         await until(lambda: pool.warm == 3 and pool.idle == 2)
+
+
+async def test_no_worker_goes_before_a_fresh_one_has_come(tmp_path: Path) -> None:
+    async with open_pool(tmp_path, 1, recycle_tasks=1) as pool:
+        await until(lambda: pool.warm == 2)
+        assert pool.server_pid is not None
+        os.kill(pool.server_pid, signal.SIGSTOP)  # none will come now
+        async with asyncio.timeout(2.5):
+            for number in range(5):
+                assert isinstance(await run(pool, "plus", number), Finished)
+        os.kill(pool.server_pid, signal.SIGCONT)
+        await until(lambda: pool.warm == 2)

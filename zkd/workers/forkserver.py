@@ -90,12 +90,13 @@ class ForkServer:
         self._kill_all()
 
     def _take_order(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._sock, control.PACKET_BYTES_MAX, 2, socket.MSG_CMSG_CLOEXEC)
+        packet, fds, _, _ = socket.recv_fds(self._sock, control.PACKET_BYTES_MAX, 2)
         if not packet:
             return False
         match control.decode_order(packet):
             case Spawn(worker):
                 sock, output = fds
+                os.set_inheritable(sock, False)  # recv_fds ignores its flags, MSG_CMSG_CLOEXEC among them
                 self._spawn(worker, sock, output)
             case Signal(worker, number):
                 self._signal(worker, number)

@@ -225,6 +225,7 @@ def surroundings() -> dict:
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "stdin": os.readlink("/proc/self/fd/0"),
         "fds": sorted(os.readlink(f"/proc/self/fd/{fd}").partition(":")[0] for fd in range(64) if is_open(fd)),
+        "inheritable": [fd for fd in range(3, 64) if is_open(fd) and os.get_inheritable(fd)],
         "notify": os.environ.get("NOTIFY_SOCKET"),
         "random": float(numpy.random.random()),
     }
