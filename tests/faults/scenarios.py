@@ -94,7 +94,7 @@ async def a_closed_connection_is_noticed_at_once(world: World) -> None:
     world.proxy.cut_all("fin")
 
     async def noticed() -> None:
-        while client.is_connected:  # noqa: ASYNC110 - the one face of both clients tells no more
+        while client.is_connected:  # the one face of both clients tells no more
             await asyncio.sleep(0.01)
 
     await within(AT_ONCE_S, noticed(), "noticing a closed connection")
