@@ -134,8 +134,6 @@ class Daemon:
                 log=self._log,
             )
         )
-        for fault in self._pool.faults:
-            self._log.error("kernels.not_loaded", module=fault.module, error=fault.message)
         self._kernels = sorted(kernel.name for kernel in self._pool.kernels)
         await self._start_http()
         await self._end_former_session()

@@ -39,12 +39,14 @@ class BlobStore:
         self._by_sha: dict[str, Path] = {}
         for directory in (self.results, self.cache):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for half_written in [*self.results.glob("*.tmp"), *self.cache.glob("*.tmp")]:
+        for half_written in self.cache.glob("*.tmp"):
             half_written.unlink(missing_ok=True)
-        for path in self.results.iterdir():
+        for path in list(self.results.iterdir()):
             name = _RESULT.match(path.name)
             if name:
                 self._by_sha[name["sha"]] = path
+            else:  # a worker of a former life wrote it, and nobody published it
+                path.unlink(missing_ok=True)
 
     def keep(self, path: Path, task_id: TaskId, sha256: str, blob_format: BlobFormat) -> Path:
         """Take over a synced file that a worker wrote, as the result of this task."""
