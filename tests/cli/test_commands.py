@@ -211,8 +211,8 @@ def test_doctor_finds_a_healthy_cluster(zkd: Zkd) -> None:
 
 
 def test_a_drain_waits_for_what_runs(zkd: Zkd, tmp_path: Path) -> None:
-    task = submit(zkd, tmp_path, kernel="test.nap", args=[2], node="dev-1")
-    wait_until(lambda: "dev-1" in zkd("why", task).out)
+    task = submit(zkd, tmp_path, kernel="test.nap", args=[4], node="dev-1")
+    wait_until(lambda: "runs on dev-1" in zkd("why", task).out)
     ran = zkd("node", "drain", "dev-1", "--wait", "--timeout", "0.3")
     assert (ran.code, ran.out) == (4, "dev-1 draining\n")
     assert zkd("node", "drain", "dev-1", "--wait", "--timeout", "30").code == 0
