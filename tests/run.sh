@@ -17,4 +17,5 @@ setup_venv tests/requirements.txt
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 mkdir -p out # out/junit.xml keeps the output of what failed
-exec .venv/bin/python -m pytest -n 2 --dist loadgroup --junitxml=out/junit.xml -o junit_logging=all -r fEs "$@"
+# By file, since a file shares its costly parts: a server, an ensemble, a machine with systemd.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --junitxml=out/junit.xml -o junit_logging=all -r fEs "$@"
