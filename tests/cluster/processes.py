@@ -93,7 +93,7 @@ def transactions(data_dir: Path) -> Iterator[tuple[str, str, str]]:
         tool = [java(), "-cp", class_path(), "org.apache.zookeeper.server.persistence.TxnLogToolkit", "-d", str(log)]
         done = subprocess.run(tool, capture_output=True, text=True, errors="replace", timeout=60, check=False)
         record: tuple[str, str, list[str]] | None = None
-        for line in done.stdout.splitlines():
+        for line in done.stdout.split("\n"):
             start = _RECORD.match(line)
             if start:
                 if record is not None:
@@ -107,7 +107,8 @@ def transactions(data_dir: Path) -> Iterator[tuple[str, str, str]]:
 
 def created_below(data_dir: Path, directory: str) -> Counter[str]:
     """How often each child of `directory` was created, by the server's own account."""
-    create = re.compile(rf"(?:create\w* |create\w*:\s+){re.escape(directory)}/([^\s,]+)")
+    # Inside a transaction of several the tool prints a path as it is in the log, behind its length in four bytes.
+    create = re.compile(rf"create\w*(?: |:.{{4}}){re.escape(directory)}/([A-Za-z0-9_.:-]+)", re.DOTALL)
     counts: Counter[str] = Counter()
     for _, kind, text in transactions(data_dir):
         if kind.startswith(("create", "multi")) and "error:" not in text:
