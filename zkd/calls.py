@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zkd.dropbox import DropBox
     from zkd.outcomes import Blobs
     from zkd.records import Fault
+    from zkd.uploads import Uploads
 
 # An array task should be large enough to drown the cost of its znode and small enough that a server, and
 # whoever waits behind it, hardly notices it.
@@ -67,10 +68,16 @@ class Calls:
     """The calls of one client with one set of options."""
 
     def __init__(
-        self, box: DropBox, blobs: Blobs, slots: Callable[[], Awaitable[int]], options: TaskOptions | None = None
+        self,
+        box: DropBox,
+        blobs: Blobs,
+        uploads: Uploads,
+        slots: Callable[[], Awaitable[int]],
+        options: TaskOptions | None = None,
     ) -> None:
         self._box = box
         self._blobs = blobs
+        self._uploads = uploads
         self._slots = slots  # of the whole cluster, now
         self._options = options or TaskOptions()
         fields = {name: value for name, value in self._options.items() if name != "ephemeral"}
@@ -85,7 +92,7 @@ class Calls:
 
     def options(self, **options: Any) -> Calls:
         """These calls with these options changed."""
-        return Calls(self._box, self._blobs, self._slots, TaskOptions(**{**self._options, **options}))  # type: ignore[typeddict-item]
+        return Calls(self._box, self._blobs, self._uploads, self._slots, TaskOptions(**{**self._options, **options}))  # type: ignore[typeddict-item]
 
     async def run(self, kernel: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run a kernel on some node and return its value: numbers, text, lists, dicts, numpy arrays.
@@ -95,7 +102,7 @@ class Calls:
         Raises what `Handle.result` raises.
         """
         task = self._box.new_id()
-        text = self._encode(kernel, args, kwargs, self._run_fields)
+        text = await self._encode(kernel, args, kwargs, self._run_fields)
         try:
             pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
             result = await self._box.result_of(pending)
@@ -110,9 +117,8 @@ class Calls:
     async def submit(self, kernel: str, /, *args: Any, **kwargs: Any) -> Handle:
         """Drop a task and return its handle as soon as it is accepted. It goes on without this program."""
         task = self._box.new_id()
-        pending = await self._box.drop(
-            task, self._encode(kernel, args, kwargs, self._fields), ephemeral=self._ephemeral
-        )
+        text = await self._encode(kernel, args, kwargs, self._fields)
+        pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
         return Handle(self._box, self._blobs, task, pending)
 
     async def map(
@@ -205,9 +211,17 @@ class Calls:
 
     # --- encoding -----------------------------------------------------------------------------------
 
-    def _encode(self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]) -> bytes:
+    async def _encode(
+        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]
+    ) -> bytes:
+        """The task as JSON; arrays that do not fit into a znode are sent ahead, and referred to."""
         from zkd.arrays import to_json
 
+        if sum(getattr(value, "nbytes", 0) for value in (*args, *kwargs.values())) < TASK_BYTES_MAX // 2:
+            text = encode(Task(kernel, Raw(to_json(args)), Raw(to_json(kwargs)), **fields))
+            if len(text) <= TASK_BYTES_MAX:
+                return text
+        args, kwargs = await self._uploads.refer(list(args)), await self._uploads.refer(kwargs)
         text = encode(Task(kernel, Raw(to_json(args)), Raw(to_json(kwargs)), **fields))
         return self._bounded(text, "arguments")
 
@@ -234,7 +248,7 @@ class Calls:
             raise TooLarge(
                 self._box.paths.tasks,
                 f"the {what} make a task of {len(text)} bytes, at most {TASK_BYTES_MAX} fit into a znode: "
-                f"pass large arrays by reference, as a dataset or a BlobRef",
+                f"numpy arrays travel by reference, lists do not",
             )
         return text
 

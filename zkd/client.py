@@ -36,6 +36,7 @@ from zkd.outcomes import Blobs
 from zkd.outstanding import NO_ANSWER
 from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
 from zkd.records import Assignment, Dead, Leader, Node, NodeState, NodeStatus, OperatorState, Result, Task
+from zkd.uploads import Uploads
 from zkd.zk import Create, Delete, Session, SetData, ensure_path
 
 if TYPE_CHECKING:
@@ -86,12 +87,14 @@ class Client:
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._box = DropBox(self.session, self.paths, tasks)
             self._blobs = Blobs()
-            self._calls = Calls(self._box, self._blobs, self.slots)
+            uploads = Uploads(self._blobs, self.nodes, self._token)
+            self._calls = Calls(self._box, self._blobs, uploads, self.slots)
             keeper = tasks.create_task(self._box.outstanding.keep(), name="zkd client keeper")
             stack.callback(keeper.cancel)
             stack.callback(self.session.subscribe(self._box.outstanding.on_state))
             stack.push_async_callback(self._blobs.close)
             stack.push_async_callback(self._box.close)
+            stack.callback(self._box.outstanding.close)
             self._stack = stack.pop_all()
         return self
 
@@ -246,6 +249,9 @@ class Client:
     async def nodes(self) -> dict[NodeId, Node]:
         """The nodes that are here now."""
         return await self.records(self.paths.nodes, Node)
+
+    async def _token(self) -> str:
+        return (await self._box.read(self.paths.token)).data.decode()
 
     async def statuses(self) -> dict[NodeId, NodeStatus]:
         """The last heartbeat of each node, also of those that have gone."""

@@ -119,19 +119,37 @@ class Blobs:
             f"blob {ref.blob[:12]} of {ref.size} bytes cannot be fetched: " + ("; ".join(faults) or "no node holds it")
         )
 
+    async def send(self, url: str, path: str, token: str) -> None:
+        """Send the file at `path` to a node, which verifies it. Raises `ResultLost` with what the node said."""
+        import aiohttp
+
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            with open(path, "rb") as file:  # noqa: ASYNC230 - aiohttp reads it in a thread
+                async with self._session().put(url, data=file, headers=headers, allow_redirects=False) as reply:
+                    if reply.status != 201:
+                        raise ResultLost(f"HTTP {reply.status}: {(await reply.text())[:200].strip()}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ResultLost(str(error) or type(error).__name__) from error
+
+    def _session(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._http is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S)
+            self._http = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+        return self._http
+
     async def _fetch_from(self, url: str, ref: BlobRef, path: str) -> str | None:
         """Why this node's copy is no good, or None when it lies at `path`."""
         import aiohttp
 
         if not url.startswith(("http://", "https://")):
             return "expected an http URL"
-        if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S)
-            self._http = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
         digest = hashlib.sha256()
         size = 0
         try:
-            async with self._http.get(url, allow_redirects=False) as reply:
+            async with self._session().get(url, allow_redirects=False) as reply:
                 if reply.status != 200:
                     return f"HTTP {reply.status}"
                 with open(path, "wb") as file:  # noqa: ASYNC230 - a chunk goes to the page cache

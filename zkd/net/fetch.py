@@ -7,7 +7,6 @@ through. Imported lazily: an HTTP client is the largest thing a small program wo
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -34,23 +33,3 @@ async def opened(http: aiohttp.ClientSession, url: str, ref: BlobRef) -> AsyncIt
             yield response.content.iter_chunked(CHUNK)
     except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
         raise ResultLost(f"{url}: {type(error).__name__}: {error}") from error
-
-
-async def fetch_bytes(ref: BlobRef) -> bytes:
-    """The blob's bytes from one of its nodes, checked; `ResultLost` with what each node said."""
-    tried = []
-    async with aiohttp.ClientSession() as http:
-        for url in ref.nodes.values():
-            try:
-                async with opened(http, url, ref) as chunks:
-                    body = bytearray()
-                    async for chunk in chunks:
-                        body += chunk
-                        if len(body) > ref.size:
-                            break
-                if len(body) == ref.size and hashlib.sha256(body).hexdigest() == ref.blob:
-                    return bytes(body)
-                tried.append(f"{url}: the bytes are not those of the blob")
-            except ResultLost as error:
-                tried.append(str(error))
-    raise ResultLost(f"blob {ref.blob}: {'; '.join(tried) or 'no node serves it over HTTP'}")
