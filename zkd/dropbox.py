@@ -21,6 +21,7 @@ from zkd.errors import (
     NoNode,
     OutcomeUnknown,
     ResultLost,
+    SessionClosed,
     TaskCancelled,
     ZooKeeperError,
 )
@@ -153,6 +154,8 @@ class DropBox:
     async def result_of(self, pending: Pending) -> Result:
         """Wait for the task's end, however long that takes, and read its result."""
         sign = await pending.arrival
+        if sign is Sign.CLOSED:
+            raise self.session.fault or SessionClosed(None, f"task {pending.id} goes on without this program")
         if sign is Sign.GONE:
             raise TaskCancelled(f"task {pending.id} was deleted", task_id=pending.id, kind="cancelled")
         try:

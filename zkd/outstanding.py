@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -37,6 +38,7 @@ class Sign(Enum):
 
     THERE = "its result is there to be read"
     GONE = "there is neither task nor result"
+    CLOSED = "the client was closed"
 
 
 class Pending:
@@ -72,7 +74,9 @@ class Outstanding:
 
     async def expect(self, task: TaskId, *, is_dropped: bool = False) -> Pending:
         """Wait for this task from now on. To be called before it is dropped, and followed by `look_out`."""
-        pending = self._pending[task] = Pending(task, is_dropped=is_dropped)
+        pending = self._pending.get(task)
+        if pending is None or pending.arrival.done():
+            pending = self._pending[task] = Pending(task, is_dropped=is_dropped)
         if not self._is_armed and len(self._pending) > FEW:
             await self._arm()
         return pending
@@ -114,18 +118,16 @@ class Outstanding:
     async def _add_watch(self) -> bool:
         try:
             await self._session.add_watch(self._paths.results, self._heard, recursive=True)
-        except NO_ANSWER:
-            return False
+        except ZooKeeperError:
+            return False  # without it each is watched alone
         self._is_armed = True
         self._idle_ticks = 0
         return True
 
     async def _disarm(self) -> None:
         self._is_armed = False  # first, so that whoever comes now arms it anew or watches for himself
-        try:
+        with suppress(ZooKeeperError):  # it is forgotten here, and a new connection begins without it
             await self._session.remove_watch(self._paths.results, self._heard)
-        except (*NO_ANSWER, ZooKeeperError):
-            pass  # the session forgets it locally, and a new connection begins without it
 
     # --- looking again ------------------------------------------------------------------------------
 
@@ -133,6 +135,13 @@ class Outstanding:
         """A subscriber of the session: every new connection begins with a look at all that is pending."""
         if change.state is State.CONNECTED and self._pending:
             self._tasks.create_task(self._look_after_reconnect())
+        elif change.state is State.CLOSED:
+            self.close()
+
+    def close(self) -> None:
+        """Nothing will be heard any more: nobody may go on waiting."""
+        for pending in list(self._pending.values()):
+            pending.arrive(Sign.CLOSED)
 
     async def _look_after_reconnect(self) -> None:
         if not self._is_armed and len(self._pending) > FEW:
@@ -141,7 +150,8 @@ class Outstanding:
             await self._look(list(self._pending.values()))
         else:
             for pending in list(self._pending.values()):
-                await self.look_out(pending)
+                with suppress(ZooKeeperError):  # the slow round will find it
+                    await self.look_out(pending)
 
     async def keep(self) -> None:
         """Runs as long as the client: the slow round."""
@@ -167,8 +177,8 @@ class Outstanding:
             try:
                 tasks = await self._session.get_many([self._paths.task(pending.id) for pending in some])
                 results = await self._session.get_many([self._paths.result(pending.id) for pending in some])
-            except NO_ANSWER:
-                return  # the next connection begins with a look
+            except ZooKeeperError:
+                return  # the next connection begins with a look, and so does the next round
             now = time.monotonic()
             for pending, task, result in zip(some, tasks, results, strict=True):
                 pending.looked_at = now

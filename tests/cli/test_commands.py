@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.cli.conftest import Ran
+    from tests.cli.conftest import Dev, Ran
 
     Zkd = Callable[..., Ran]
 
@@ -208,6 +211,17 @@ def test_doctor_finds_a_healthy_cluster(zkd: Zkd) -> None:
     for check in ("zookeeper", "round trip", "persistent watches", "packet size", "nodes", "leader", "BLAS threads"):
         assert found[check]["verdict"] in ("ok", "warning"), found[check]
     assert zkd("doctor").out.startswith("ok ")
+
+
+def test_interrupting_run_cancels_the_task_and_exits_130(zkd: Zkd, dev: Dev) -> None:
+    before = set(zkd("get", "tasks", "-o", "name").out.split())
+    command = [sys.executable, "-m", "zkd", "--hosts", dev.hosts, "run", "test.nap", "60"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: bool(set(zkd("get", "tasks", "-o", "name").out.split()) - before))
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=20)
+    assert (child.returncode, out, err.strip()) == (130, b"", b"interrupted")
+    wait_until(lambda: set(zkd("get", "tasks", "-o", "name").out.split()) <= before)
 
 
 def test_a_drain_waits_for_what_runs(zkd: Zkd, tmp_path: Path) -> None:

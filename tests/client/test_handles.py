@@ -10,6 +10,7 @@ import pytest
 
 import zkd
 from zkd.codec import encode
+from zkd.errors import SessionClosed
 from zkd.handles import TaskStatus
 from zkd.records import Assigned, Assignment, Attempt, Dead, Fault, NodeStatus, Running
 from zkd.zk import Create, Delete
@@ -52,6 +53,27 @@ async def test_another_program_can_take_the_handle_over(
         await asyncio.sleep(0)
         await cluster.release()
         assert await waiting == 25
+
+
+async def test_two_handles_of_one_task_both_hear_of_its_end(client: Client, cluster: StandIn) -> None:
+    cluster.hold.add("square")
+    handle = await client.submit("square", 5)
+    others = [asyncio.create_task(client.result(handle.id, 10)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    await cluster.release()
+    assert await asyncio.gather(handle.result(10), *others) == [25] * 4
+
+
+@pytest.mark.parametrize("count", [1, 40])
+async def test_closing_the_client_ends_every_wait(client: Client, cluster: StandIn, count: int) -> None:
+    cluster.hold.add("square")
+    async with zkd.Client(client.hosts) as other:
+        waiting = [asyncio.create_task(other.run("square", number)) for number in range(count)]
+        await cluster.wait_for(count)
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(each) for each in done} == {SessionClosed}
+    assert "goes on without this program" in str(done[0])
+    assert len(await client.tasks()) == count
 
 
 async def test_an_unknown_id_is_said_to_be_unknown(client: Client) -> None:

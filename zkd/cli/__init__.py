@@ -89,14 +89,12 @@ def run(arguments: Sequence[str]) -> int:
         code = cli.main(args=list(arguments), prog_name="zkd", standalone_mode=False)
     except click.exceptions.Exit as end:
         return end.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
         return Exit.INTERRUPTED
     except click.ClickException as error:
         error.show()
         return Exit.USAGE
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        return Exit.INTERRUPTED
     except BrokenPipeError:  # `zkd get tasks | head`
         _close_stdout()
         return Exit.OK
