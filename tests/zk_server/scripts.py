@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from tests.zk_server.raw_client import Closed, RawClient, Reply, Step, decode, encode
-from zkd.zk.server.wire import PING_XID, Op, Stat
+from zkd.zk.server.wire import PING_XID, Code, Op, Stat
 
 _numbers = itertools.count()
 
@@ -69,6 +69,9 @@ class Run:
             else:
                 op, body = encode(verb, *self._outward(arguments))
                 reply = client.ask(op, body, -4 if verb == "auth" else None)
+                if reply.error in (Code.UNIMPLEMENTED, Code.AUTH_FAILED) and verb in ("raw", "auth"):
+                    client.await_close()  # Apache may still answer a ping that comes before it
+                    self.clients.pop(who).close()
         except Closed:
             self.clients.pop(who).close()
             return "closed"

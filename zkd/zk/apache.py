@@ -131,9 +131,9 @@ class ApacheServer:
             )
 
     def wait_until_serving(self, timeout_s: float = START_S) -> None:
-        """Return when `srvr` names a mode: standalone, leader, follower or observer."""
+        """Return when `srvr` names a mode (standalone, leader, follower, observer) and the TLS port is open."""
         deadline = time.monotonic() + timeout_s
-        while not self.mode():
+        while not (self.mode() and (self.tls_port is None or is_open(self.tls_port))):
             if not self.is_running:
                 raise ApacheFailed(f"ZooKeeper on port {self.port} ended by itself:\n{self.log_tail()}")
             if time.monotonic() > deadline:
@@ -163,6 +163,8 @@ class ApacheServer:
         """Freeze the process: its connections stay open and nobody answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # The signal takes effect a little later, thread by thread; this returns when all have stopped.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         assert self._process is not None
@@ -338,6 +340,14 @@ def ask(port: int, word: bytes, timeout_s: float = 1.0) -> str:
             return answer.decode(errors="replace")
     except OSError:
         return ""
+
+
+def is_open(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1.0):
+            return True
+    except OSError:
+        return False
 
 
 def java() -> str:
