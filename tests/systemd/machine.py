@@ -83,7 +83,7 @@ class Machine:
 
     def run(self, *command: str, check: bool = True, timeout_s: float = 60.0) -> str:
         """What a command prints inside the machine."""
-        inside = ["nsenter", "-t", str(self._init), "-a", "--", *command]
+        inside = ["nsenter", "-t", str(self._init), "--all", "--root", "--wd", "--", *command]
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "SYSTEMD_COLORS": "0"}
         done = subprocess.run(inside, env=env, capture_output=True, text=True, check=False, timeout=timeout_s, cwd="/")
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
