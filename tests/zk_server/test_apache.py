@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.certificates import Authority
 from tests.zk_server.raw_client import Closed, RawClient, decode, encode
-from zkd.zk import apache
+from zkd.zk import apache, jvm
 from zkd.zk.apache import ApacheFailed, ApacheMissing, ApacheServer, Flags, ensemble
 
 if TYPE_CHECKING:
@@ -128,17 +128,17 @@ def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 def test_missing_java_and_jars_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(ApacheMissing, match="apt-get install default-jre-headless"):
-        apache.java()
+        jvm.java()
     monkeypatch.delenv("ZOOKEEPER_HOME", raising=False)
-    monkeypatch.setattr(apache, "DEBIAN_JAR", tmp_path / "zookeeper.jar")
+    monkeypatch.setattr(jvm, "DEBIAN_JAR", tmp_path / "zookeeper.jar")
     with pytest.raises(ApacheMissing, match="apt-get install zookeeper"):
-        apache.class_path()
+        jvm.class_path()
     monkeypatch.setenv("ZOOKEEPER_HOME", str(tmp_path))
     with pytest.raises(ApacheMissing, match="ZOOKEEPER_HOME"):
-        apache.class_path()
+        jvm.class_path()
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "zookeeper-3.9.5.jar").touch()
-    assert apache.class_path() == str(tmp_path / "lib" / "zookeeper-3.9.5.jar")
+    assert jvm.class_path() == str(tmp_path / "lib" / "zookeeper-3.9.5.jar")
 
 
 def test_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:

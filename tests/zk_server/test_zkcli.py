@@ -6,7 +6,8 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
-from zkd.zk.apache import JVM_FLAGS, class_path, java
+from zkd.zk.apache import JVM_FLAGS
+from zkd.zk.jvm import class_path, java
 
 if TYPE_CHECKING:
     from zkd.zk.apache import ApacheServer

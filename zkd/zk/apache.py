@@ -12,26 +12,38 @@ alike. A server dies with the process that started it (from its main thread), ho
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from zkd.errors import ZkdError
+from zkd.zk.jvm import ApacheMissing, class_path, dies_with_us, free_port, java
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-DEBIAN_JAR = Path("/usr/share/java/zookeeper.jar")
-# What Debian's zookeeper.jar forgets in its class path: a place to log to, and half of Netty.
-DEBIAN_OTHER_JARS = ("slf4j-simple", "netty-codec", "netty-resolver", "netty-transport-native-unix-common")
+__all__ = [
+    "ApacheFailed",
+    "ApacheMissing",
+    "ApacheServer",
+    "Ensemble",
+    "Flags",
+    "Member",
+    "Tls",
+    "ask",
+    "class_path",
+    "dies_with_us",
+    "ensemble",
+    "free_port",
+    "java",
+]
+
 MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 
 # Measured on two cores: from 0.52 s to 0.40 s until it answers, and from 65 to 57 MiB.
@@ -39,14 +51,6 @@ JVM_FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", 
 
 START_S = 30.0  # 0.4 s on an idle machine; a loaded CI machine has taken 8 s
 POLL_S = 0.02
-
-# Below the range from which the kernel takes ports for outgoing connections (32768 and up): a port stays
-# ours while its server is down and about to restart.
-PORTS = range(12_000, 32_000)
-
-
-class ApacheMissing(ZkdError):
-    """There is no Java or no ZooKeeper on this machine. The message says what to install."""
 
 
 class ApacheFailed(ZkdError):
@@ -348,60 +352,3 @@ def is_open(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def java() -> str:
-    """The Java to run: `JAVA_HOME`'s, or the one on the path."""
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin" if home else None)
-    if found is None:
-        raise ApacheMissing("no Java found: apt-get install default-jre-headless (or set JAVA_HOME)")
-    return found
-
-
-def class_path() -> str:
-    """ZooKeeper's jars: those of `ZOOKEEPER_HOME` if that is set, else Debian's."""
-    home = os.environ.get("ZOOKEEPER_HOME")
-    if home:
-        jars = sorted([*Path(home).glob("*.jar"), *Path(home, "lib").glob("*.jar")])
-        if not any(jar.name.startswith("zookeeper-") for jar in jars):
-            raise ApacheMissing(f"no zookeeper-*.jar in ZOOKEEPER_HOME={home} or its lib/")
-        return ":".join(str(jar) for jar in jars)
-    if not DEBIAN_JAR.exists():
-        raise ApacheMissing(
-            f"no {DEBIAN_JAR}: apt-get install zookeeper (or set ZOOKEEPER_HOME to an unpacked release)"
-        )
-    others = (DEBIAN_JAR.with_name(f"{name}.jar") for name in DEBIAN_OTHER_JARS)
-    return ":".join(str(jar) for jar in (DEBIAN_JAR, *others) if jar.exists())
-
-
-def dies_with_us() -> list[str]:
-    """A prefix that has the kernel kill the child when this process ends, whatever ends it.
-
-    The signal belongs to the *thread* that forked, so it is set from the main thread only.
-    """
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or threading.current_thread() is not threading.main_thread():
-        return []
-    # A parent that died before the signal was set would not cause one: hence the look at who the parent is.
-    only_with_parent = 'test "$PPID" = "$0" && exec "$@"'
-    return [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", only_with_parent, str(os.getpid())]
-
-
-_given_out: set[int] = set()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, and that this process has not given out before."""
-    for port in random.SystemRandom().sample(PORTS, 200):
-        if port in _given_out:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given_out.add(port)
-        return port
-    raise ApacheFailed(f"no free port between {PORTS.start} and {PORTS.stop}")
