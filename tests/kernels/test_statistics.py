@@ -86,6 +86,13 @@ def test_large_means_do_not_cancel() -> None:
     assert run("describe", values)["var"] == 30
 
 
+def test_a_mean_that_no_double_can_be_costs_the_variance_nothing() -> None:
+    values = [1e15, 1e15 + 1, 1e15 + 1]  # doubles are 0.125 apart here, the mean is 2/3 past the first
+    assert run("describe", values)["var"] == pytest.approx(1 / 3, rel=1e-12)
+    matrix = [[value, -value] for value in values]
+    np.testing.assert_allclose(run("covariance", matrix), [[1 / 3, -1 / 3], [-1 / 3, 1 / 3]], rtol=1e-12)
+
+
 def test_no_rows_are_the_neutral_element() -> None:
     empty = run("moments", np.zeros((0, 2)))
     assert empty["count"] == 0
