@@ -79,6 +79,7 @@ class Daemon:
         self._stop_now = asyncio.Event()
         self._drained = False
         self._state: NodeState = "active"
+        self._state_drain: asyncio.Task[None] | None = None
         self._address: str | None = None
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup | None = None
@@ -354,17 +355,23 @@ class Daemon:
                     self._log.info("node.state_not_read", error=str(error))
                     continue
                 if wanted != self._state:
-                    await self._become(wanted)
+                    self._become(wanted)
         finally:
             unsubscribe()
 
-    async def _become(self, wanted: NodeState) -> None:
+    def _become(self, wanted: NodeState) -> None:
         self._log.info("node.state_changed", old=self._state, new=wanted)
         self._state = wanted
         self.membership.refresh()
+        if self._drained:
+            return
+        if self._state_drain is not None:
+            self._state_drain.cancel()  # the next word of the operator counts at once
+            self._state_drain = None
         if wanted == "draining":
-            await self.executor.drain(self.settings.node.drain_timeout_s)
-        elif not self._drained:
+            assert self._group is not None
+            self._state_drain = self._group.create_task(self.executor.drain(self.settings.node.drain_timeout_s))
+        else:
             self.executor.resume()
 
     async def _fetch(self, ref: BlobRef) -> str:

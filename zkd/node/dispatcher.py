@@ -381,7 +381,8 @@ class Dispatcher:
             if not isinstance(refusal.cause, NoNode):
                 raise refusal.cause from None
             # Somebody removed assign/<node>. Make it again; the next round writes it.
-            await self._session.create(refusal.path or "", codec.encode(lists[leaf(refusal.path or "")]))
+            empty = Assignment(epoch, lists[leaf(refusal.path or "")].incarnation, [])
+            await self._session.create(refusal.path or "", codec.encode(empty))
             raise Unavailable(refusal.path, "assign/ was damaged and is mended") from None
         mine = lists.get(self._node)
         if mine is not None:

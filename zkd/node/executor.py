@@ -117,6 +117,7 @@ class Executor:
         self._timeout_s = timeout_s
         self._address = address
         self._held: dict[TaskId, Held] = {}
+        self._wanted: dict[TaskId, Assigned] = {}  # the lines of the last assignment
         self._done: dict[TaskId, Assigned] = {}  # lines that still stand in assign/ although we are through with them
         self._queue: list[tuple[int, int, TaskId]] = []
         self._wake = asyncio.Event()
@@ -135,6 +136,7 @@ class Executor:
 
     def joined(self, incarnation: str, session_id: int) -> None:
         """A session has begun, with our entry in nodes/. What we held in an older one is not ours any more."""
+        self._wanted.clear()
         self._abandon("session")
         self._incarnation = incarnation
         self._session_id = session_id
@@ -144,6 +146,7 @@ class Executor:
     def left(self) -> None:
         """The session is over."""
         self._incarnation = None
+        self._wanted.clear()
         self._abandon("session")
 
     def feed(self, assignment: Assignment, fresh: Mapping[TaskId, tuple[Task, Stat]]) -> None:
@@ -259,7 +262,7 @@ class Executor:
         """Compare what we hold with what we should hold."""
         if assignment.incarnation != self._incarnation:
             return  # meant for a former life of ours
-        wanted = {line.id: line for line in assignment.tasks}
+        wanted = self._wanted = {line.id: line for line in assignment.tasks}
         self._done = {task_id: line for task_id, line in self._done.items() if wanted.get(task_id) == line}
         for held in list(self._held.values()):
             if wanted.get(held.line.id) != held.line:
@@ -269,10 +272,7 @@ class Executor:
         for line in assignment.tasks:
             if line.id in self._held or line.id in self._done:
                 continue
-            held = self._held[line.id] = Held(line, since=now)
-            if self._is_draining:
-                held.stopped_for = "drain"
-            self._idle.clear()
+            held = self._hold(line, now)
             known = fresh.get(line.id)
             if known is not None and _life(known[1]) == _life(line):
                 self._queue_up(held, known[0], known[1])
@@ -282,6 +282,13 @@ class Executor:
             assert self._group is not None
             self._group.create_task(self._read(to_read[start : start + READ_AT_ONCE]))
         self._start_what_fits()
+
+    def _hold(self, line: Assigned, now: float) -> Held:
+        held = self._held[line.id] = Held(line, since=now)
+        if self._is_draining:
+            held.stopped_for = "drain"
+        self._idle.clear()
+        return held
 
     async def _read(self, some: list[Held]) -> None:
         while True:
@@ -587,6 +594,11 @@ class Executor:
         if self._held.get(held.line.id) is held:
             del self._held[held.line.id]
         self._done[held.line.id] = held.line
+        wanted = self._wanted.get(held.line.id)
+        if wanted is not None and wanted != held.line and held.line.id not in self._held and self._group is not None:
+            # It moved on while we were letting go of it, and was given to us again.
+            del self._done[held.line.id]
+            self._group.create_task(self._read([self._hold(wanted, self._now())]))
         if not self._held:
             self._idle.set()
 

@@ -1,9 +1,9 @@
 """Keeps this node's entry at ``nodes/<node>`` for as long as it has a session.
 
-The entry is ephemeral, so the ensemble says that we are gone when we cannot. Every session makes it anew,
-with a new incarnation; whoever acts on an older one is acting on a ghost. If somebody else's entry stands
-in our place, it is either our own former life, which the ensemble will clear within its session timeout,
-or another daemon of the same name, which is a mistake that only people can mend.
+The entry is ephemeral, so the ensemble says that we are gone when we cannot. Every session makes it anew, and
+so do we when somebody deleted it, each time with a new incarnation; whoever acts on an older one is acting on
+a ghost. If somebody else's entry stands in our place, it is either our own former life, which the ensemble will
+clear within its session timeout, or another daemon of the same name, a mistake that only people can mend.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zkd import codec
 from zkd.errors import BadSettings, NodeExists, NoNode, OutcomeUnknown, SessionExpired, Unavailable
 from zkd.paths import PROTOCOL_VERSION, Paths
 from zkd.records import Assignment, Node
-from zkd.zk import Session, State, StateChange, ensure_path
+from zkd.zk import Event, EventType, Session, State, StateChange, ensure_path
 
 # A former life's session ends within its timeout; a server rounds that up to its tick.
 PREDECESSOR_GRACE_S = 5.0
@@ -39,6 +39,8 @@ class Membership:
         self.token: str | None = None
         self.session_id = 0
         self.joined = asyncio.Event()
+        self._joins = 0
+        self._is_doubtful = False  # our entry may have been deleted by somebody else
 
     def refresh(self) -> None:
         """Our entry should say something else now."""
@@ -48,6 +50,8 @@ class Membership:
         """Join, stay, join again after each lost session. Ends only by an error or by cancellation."""
         unsubscribe = self._session.subscribe(self._changed)
         published: Node | None = None
+        is_watching = False
+        path = self._paths.node(self._record("").node)
         try:
             while True:
                 self._wake.clear()
@@ -55,6 +59,13 @@ class Membership:
                     await self._wake.wait()  # a state change ends it
                     continue
                 try:
+                    if not is_watching:
+                        await self._session.add_watch(path, self._saw)
+                        is_watching = True
+                    if self._is_doubtful:
+                        self._is_doubtful = False
+                        if await self._session.exists(path) is None:
+                            self._leave()
                     if self.incarnation is None or self.session_id != self._session.session_id:
                         await self._prepare()
                         published = await self._join()
@@ -63,12 +74,13 @@ class Membership:
                         self._log.info("node.joined", incarnation=published.incarnation)
                     record = self._record(self.incarnation or "")
                     if record != published:
-                        await self._session.set(self._paths.node(record.node), codec.encode(record), -1)
+                        await self._session.set(path, codec.encode(record), -1, within=self.session_id)
                         published = record
                 except (Unavailable, OutcomeUnknown, SessionExpired, NoNode) as error:
-                    self._log.info("node.join_delayed", error=str(error))
+                    # While the session lives we stay what we are: a new incarnation would end what runs.
+                    self._log.info("node.entry_delayed", error=str(error))
                     published = None
-                    self.incarnation = None  # what stands there is looked at again
+                    self._is_doubtful = True
                     await asyncio.sleep(0.05)
                     continue
                 await self._wake.wait()
@@ -77,9 +89,17 @@ class Membership:
 
     def _changed(self, change: StateChange) -> None:
         if change.state in (State.EXPIRED, State.CLOSED) or change.session_id != self.session_id:
-            self.incarnation = None
-            self.joined.clear()
+            self._leave()
         self._wake.set()
+
+    def _saw(self, event: Event) -> None:
+        if event.type is EventType.DELETED:
+            self._is_doubtful = True
+            self._wake.set()
+
+    def _leave(self) -> None:
+        self.incarnation = None
+        self.joined.clear()
 
     async def _prepare(self) -> None:
         for path in self._paths.skeleton():
@@ -96,7 +116,8 @@ class Membership:
 
     async def _join(self) -> Node:
         session_id = self._session.session_id
-        incarnation = f"{session_id & 0xFFFFFFFFFFFFFFFF:x}.{self._boot}"
+        self._joins += 1
+        incarnation = f"{session_id & 0xFFFFFFFFFFFFFFFF:x}.{self._boot}.{self._joins}"
         record = self._record(incarnation)
         path = self._paths.node(record.node)
         empty = Assignment(0, incarnation, [])
