@@ -218,11 +218,11 @@ class Calls:
         from zkd.arrays import to_json
 
         if sum(getattr(value, "nbytes", 0) for value in (*args, *kwargs.values())) < TASK_BYTES_MAX // 2:
-            text = encode(Task(kernel, Raw(to_json(args)), Raw(to_json(kwargs)), **fields))
+            text = encode(Task(kernel, Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)), **fields))
             if len(text) <= TASK_BYTES_MAX:
                 return text
         args, kwargs = await self._uploads.refer(list(args)), await self._uploads.refer(kwargs)
-        text = encode(Task(kernel, Raw(to_json(args)), Raw(to_json(kwargs)), **fields))
+        text = encode(Task(kernel, Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)), **fields))
         return self._bounded(text, "arguments")
 
     def _encode_items(
@@ -231,11 +231,11 @@ class Calls:
         """(number of items, task) for as many tasks as these items need to stay below CHUNK_BYTES_MAX."""
         from zkd.arrays import to_json
 
-        shared = (Raw(to_json(args)), Raw(to_json(kwargs)))
+        shared = (Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)))
         left = deque([items] if items else [])
         while left:
             some = left.popleft()
-            text = to_json(some)
+            text = to_json(some, exact=True)
             if len(text) > CHUNK_BYTES_MAX and len(some) > 1:
                 # Cut to size at once, going by the mean, and not by halves: each cut encodes all again.
                 step = max(1, min(len(some) // 2, len(some) * CHUNK_BYTES_MAX // len(text)))
