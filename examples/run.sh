@@ -1,12 +1,14 @@
 #!/bin/sh
 # The tour of zkd on handwritten digits, with nothing but this repository: sh examples/run.sh [arguments of digits.py]
-# As root it installs what is missing; without Java and ZooKeeper it uses the embedded server.
+# It needs Python alone; with --zookeeper a real Apache ZooKeeper. As root it installs what is missing.
 set -eu
 cd "$(dirname "$0")/.."
 . tests/setup.sh
 
 setup_packages python3-venv
-setup_packages openjdk-17-jre-headless zookeeper || say "going on with zkd's embedded ZooKeeper server"
+case " $* " in
+*" --zookeeper "*) setup_packages openjdk-17-jre-headless zookeeper ;;
+esac
 setup_venv examples/requirements.txt
 
 exec .venv/bin/python examples/digits.py "$@"

@@ -24,17 +24,20 @@ user=${USER_IN_ROOT:-root}
 rm -rf "$root/srv/zkd"
 mkdir -p "$root/srv/zkd"
 git archive HEAD | tar -x -C "$root/srv/zkd"
-chroot "$root" chown -R "$user" /srv/zkd
+chroot "$root" chown -R "$user" /srv
 
-# Mounts in a namespace of their own are gone when the command is.
+# In a mount namespace of its own, where everything is gone when the command is. With pivot_root in place of
+# chroot, since nobody can make user namespaces below a chroot, and services have one.
 # shellcheck disable=SC2016  # expanded inside
 unshare --mount --propagation private sh -c '
     root=$1 user=$2; shift 2
-    mount --rbind "$root" "$root" # a mount point of its own, as the root of a machine is
+    mount --rbind "$root" "$root"
     for each in proc dev sys; do mount --rbind "/$each" "$root/$each"; done
     mount -t tmpfs tmpfs "$root/run"
-    if [ "$user" = root ]; then
-        exec chroot "$root" sh -c '\''cd /srv/zkd; exec "$@"'\'' sh "$@"
-    fi
-    exec chroot --userspec="$user" "$root" env HOME=/srv/zkd sh -c '\''cd /srv/zkd; exec "$@"'\'' sh "$@"
+    cd "$root"
+    mkdir -p outside
+    pivot_root . outside
+    umount -l /outside
+    cd /srv/zkd
+    exec setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups env HOME=/srv "$@"
 ' sh "$root" "$user" "$@"
