@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -161,7 +167,9 @@ def test_an_unknown_task_exits_3(zkd: Zkd, command: str) -> None:
 
 def test_get_nodes_in_every_format(zkd: Zkd) -> None:
     wait_until(lambda: all(row["uptime"] for row in zkd("get", "nodes", "-o", "json").json))
+    assert "ADDRESS" in zkd("get", "nodes", "-o", "wide").out
     lines = zkd("get", "nodes").out.splitlines()
+    assert "ADDRESS" not in lines[0]
     assert lines[0].split()[:4] == ["NODE", "STATE", "LEADS", "SLOTS"]
     assert [line.split()[0] for line in lines[1:]] == ["dev-1", "dev-2"]
     rows = zkd("get", "nodes", "-o", "json").json
@@ -172,6 +180,28 @@ def test_get_nodes_in_every_format(zkd: Zkd) -> None:
     assert zkd("get", "nodes", "dev-2", "-o", "name").out == "dev-2\n"
     assert zkd("get", "nodes", "dev-").code == 2  # two begin so
     assert zkd("get", "nodes", "mars").code == 3
+
+
+def test_a_table_fits_a_terminal_of_80_columns(zkd: Zkd, dev: Dev) -> None:
+    def on_terminal(*arguments: str) -> list[str]:
+        main, side = pty.openpty()
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        env = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "zkd", "--hosts", dev.hosts, *arguments]
+        with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env):
+            os.close(side)
+            text = b""
+            with contextlib.suppress(OSError):  # how a terminal says that the other side is closed
+                while read := os.read(main, 4096):
+                    text += read
+        os.close(main)
+        return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+
+    lines = [line for line in on_terminal("get", "nodes") if line]
+    assert len(lines) == 3
+    assert " ".join(lines[0].split()) == "NODE STATE LEADS SLOTS USED QUEUED DONE FAILED MEMORY UPTIME"
+    assert lines[1].startswith("dev-1  active")
+    assert on_terminal("run", "numpy.eye", "2") == ["[[1. 0.]", " [0. 1.]]"]
 
 
 def test_pipes_get_plain_text(zkd: Zkd) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from zkd.arrays import from_json, to_json
 from zkd.codec import decode_task, encode
-from zkd.errors import MultiFailed, NoNode, OutcomeUnknown, Unavailable, ZooKeeperError
+from zkd.errors import MultiFailed, NodeExists, NoNode, OutcomeUnknown, Unavailable, ZooKeeperError
 from zkd.paths import Paths, leaf
 from zkd.records import UNSET, Dead, Fault, Leader, Node, Result
 from zkd.zk import Create, Delete, Session, State, ensure_path
@@ -134,5 +134,6 @@ class StandIn:
                 [Delete(self.paths.task(name), version), Create(self.paths.result(name), encode(result)), *dead]
             )
         except MultiFailed as failed:
-            if not isinstance(failed.cause, NoNode):  # which means that it was cancelled
+            # It was cancelled; or its id has a result already, which answers it.
+            if not isinstance(failed.cause, (NoNode, NodeExists)):
                 raise

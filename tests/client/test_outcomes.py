@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.client.standin import StandIn
+
 
 @pytest.fixture
 async def blobs() -> AsyncIterator[Blobs]:
@@ -146,6 +148,38 @@ def test_every_status_has_its_exception(result: Result, kind: type[zkd.TaskError
     with pytest.raises(kind, match=message):
         raise error
     assert error.task_id == "t-1"
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b'{"status": "finished"}', b"\xff", b'{"status":"done","value":', b"[" * 9000]
+)
+async def test_bytes_that_are_no_result_are_reported_and_harm_nothing(
+    client: zkd.Client, cluster: StandIn, text: bytes
+) -> None:
+    cluster.hold.add("square")
+    handle = await client.submit("square", 3)
+    await client.session.create(client.paths.result(handle.id), text)
+    with pytest.raises(zkd.ResultLost, match="is not a result"):
+        await handle.result(5)
+    await cluster.release()
+    assert await client.run("same", 1) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"dtype": "|O", "shape": [1], "data": "AAAAAAAAAAA="}',
+        b'{"dtype": "<f8", "shape": [99999999999], "data": ""}',
+        b'{"dtype": "<f8", "shape": [2], "data": "AAAA"}',
+    ],
+)
+async def test_a_value_that_lies_about_itself_is_reported(client: zkd.Client, cluster: StandIn, value: bytes) -> None:
+    cluster.hold.add("square")
+    handle = await client.submit("square", 3)
+    text = b'{"status":"done","value":%s}' % value
+    await client.session.create(client.paths.result(handle.id), text)
+    with pytest.raises(zkd.ResultLost, match="not what it says"):
+        await handle.result(5)
 
 
 @pytest.mark.parametrize(

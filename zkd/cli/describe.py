@@ -8,7 +8,7 @@ import click
 
 from zkd.cli.connection import connection_options, find_settings, full_name
 from zkd.cli.exits import Exit, Stop
-from zkd.cli.output import output_option, write_fields
+from zkd.cli.output import FOR_PEOPLE, output_option, write_fields
 
 if TYPE_CHECKING:
     from zkd.client import Client
@@ -36,7 +36,7 @@ def describe_command(
 
     async def found() -> dict[str, Any]:
         async with client_for(settings) as client:
-            return await {"node": _node, "task": _task, "result": _result}[what](client, name, output == "table")
+            return await {"node": _node, "task": _task, "result": _result}[what](client, name, output in FOR_PEOPLE)
 
     write_fields(asyncio.run(found()), output)
 

@@ -12,7 +12,7 @@ import click
 
 from zkd.cli.connection import client_for, connection_options, find_settings
 from zkd.cli.exits import Exit
-from zkd.cli.output import bytes_text, output_option, write_rows
+from zkd.cli.output import FOR_PEOPLE, bytes_text, output_option, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -49,7 +49,7 @@ def doctor_command(ctx: click.Context, output: str, hosts: str | None, root: str
     settings = find_settings(ctx, hosts, root, config)
     findings = asyncio.run(_examine(settings))
     rows = [finding._asdict() for finding in findings]
-    if output == "table":
+    if output in FOR_PEOPLE:
         for finding in findings:
             click.echo(f"{_mark(finding.verdict)} {finding.check}: {finding.found}")
             if finding.advice:

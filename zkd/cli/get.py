@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 LIMIT = 500  # tasks and results that are read for a table; names are listed without a limit
 
+# Columns that only -o wide and programs get.
+WIDE = {
+    "nodes": ("load", "labels", "address", "version"),
+    "results": ("size",),
+    "tasks": ("priority",),
+}
+
 RESOURCES = ("nodes", "tasks", "results", "kernels", "dead")
 
 
@@ -63,7 +70,8 @@ def get_command(
         async with client_for(settings) as client:
             return await LISTS[what](client, name, limit, output == "name")
 
-    write_rows(asyncio.run(listed()), output, empty=f"There are no {'dead tasks' if what == 'dead' else what}.")
+    empty = f"There are no {'dead tasks' if what == 'dead' else what}."
+    write_rows(asyncio.run(listed()), output, empty=empty, wide=WIDE.get(what, ()))
 
 
 def _chosen(rows: Rows, name: str | None) -> Rows:

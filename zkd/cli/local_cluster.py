@@ -49,14 +49,14 @@ async def serve(nodes: int, port: int, hosts: str | None, directory: Path, root:
         ready = tasks.create_task(_wait_until_ready(hosts, root, names))
         stopping = tasks.create_task(over.wait())
         try:
-            return await _follow(ready, stopping, reports)
+            return await _follow(hosts, ready, stopping, reports)
         finally:
             for task in (ready, stopping, *reports):
                 task.cancel()
 
 
 async def _follow(
-    ready: asyncio.Task[None], stopping: asyncio.Task[Literal[True]], reports: Sequence[asyncio.Task[None]]
+    hosts: str, ready: asyncio.Task[None], stopping: asyncio.Task[Literal[True]], reports: Sequence[asyncio.Task[None]]
 ) -> int:
     """Say when it is ready; return when it is told to stop, or when no node is left."""
     started = time.monotonic()
@@ -71,7 +71,10 @@ async def _follow(
             click.echo(f"error: the nodes are not ready after {READY_S:g} s\n  --log-level info says more.", err=True)
             return Exit.TIMED_OUT
         if ready in done:
+            ready.result()
             _say("ready")
+            if sys.stdout.isatty():
+                click.echo(f"Try, in another terminal: zkd --hosts {hosts} run numpy.sum '[1, 2, 3]'", err=True)
         if reports and all(report.done() for report in reports):
             click.echo("error: no node is left", err=True)
             return Exit.TASK_FAILED

@@ -10,7 +10,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-FORMATS = ("table", "json", "jsonl", "name")
+FOR_PEOPLE = ("table", "wide")
+FORMATS = (*FOR_PEOPLE, "json", "jsonl", "name")
 
 
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,12 +20,14 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--output",
         type=click.Choice(FORMATS),
         default="table",
-        help="table for people, json and jsonl for programs, name for the first column alone.",
+        help="table and wide for people, json and jsonl for programs, name for the first column alone.",
     )(command)
 
 
-def write_rows(rows: Sequence[dict[str, Any]], output: str, *, empty: str = "") -> None:
-    """A list of things, each with the same names; the first is what it is called."""
+def write_rows(rows: Sequence[dict[str, Any]], output: str, *, empty: str = "", wide: Sequence[str] = ()) -> None:
+    """A list of things, each with the same names; the first is what it is called. Tables leave out `wide` ones."""
+    if output == "table" and wide:
+        rows = [{name: value for name, value in row.items() if name not in wide} for row in rows]
     if output == "json":
         _write(to_text(list(rows)))
     elif output == "jsonl":
@@ -125,8 +128,9 @@ def _write_table(rows: Sequence[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    last = list(rows[0])[-1]
     for name in rows[0]:
-        table.add_column(_heading(name), overflow="fold")
+        table.add_column(_heading(name), overflow="fold", no_wrap=name != last)
     for row in rows:
         # As text, never as markup: ids and messages were written by anyone.
         table.add_row(*(Text(cell(value), style=_style(name, value)) for name, value in row.items()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkd.cli.connection import with_client
-from zkd.cli.output import output_option, write_fields, write_rows
+from zkd.cli.output import FOR_PEOPLE, output_option, write_fields, write_rows
 
 if TYPE_CHECKING:
     from zkd.client import Client
@@ -38,7 +38,7 @@ async def status_command(client: Client, output: str) -> None:
         write_fields({**fields, "nodes": await node_rows(client, None, 0, False)}, output)
         return
     write_fields(fields, output)
-    if nodes and output == "table":
+    if nodes and output in FOR_PEOPLE:
         from zkd.cli.get import nodes as node_rows
 
         click.echo()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from zkd.cli.exits import Exit, Stop
+from zkd.cli.output import FOR_PEOPLE
 
 
 def read_argument(text: str) -> Any:
@@ -67,7 +68,7 @@ def write_value(value: Any, output: str, path: str | None = None) -> None:
     from zkd.arrays import to_json
 
     # An array on a terminal as numpy shows it, with what is in the middle of a large one left out.
-    is_shown = output == "table" and (isinstance(value, str) or (sys.stdout.isatty() and hasattr(value, "ndim")))
+    is_shown = output in FOR_PEOPLE and (isinstance(value, str) or (sys.stdout.isatty() and hasattr(value, "ndim")))
     if is_shown:
         click.echo(str(value))
     else:
