@@ -102,6 +102,21 @@ async def test_why_tells_of_busy_slots(client: zkd.Client) -> None:
     assert await waiting.result(20) == 0
 
 
+@pytest.mark.parametrize("mode", ["ephemeral", "ttl"])
+async def test_a_task_that_goes_with_its_session_or_its_time_is_reported_cancelled(
+    client: zkd.Client, dev: Dev, mode: str
+) -> None:
+    task = b'{"kernel": "numpy.add", "args": [1, 2], "labels": {"planet": "mars"}}'  # it waits for ever
+    async with zkd.Client(dev.hosts) as other:
+        path = client.paths.task(f"goes-with-{mode}")
+        await other.session.create(path, task, ephemeral=mode == "ephemeral", ttl_ms=300 if mode == "ttl" else None)
+        handle = client.handle(f"goes-with-{mode}")
+        assert "No node carries the labels planet=mars" in await client.why(handle.id)
+    with pytest.raises(zkd.TaskCancelled):
+        await handle.result(20)
+    assert (await handle.outcome()).status == "cancelled"
+
+
 async def test_a_client_can_be_opened_and_closed_from_different_tasks(dev: Dev) -> None:
     """As a notebook does: each cell is a task of its own."""
     client = zkd.Client(dev.hosts)

@@ -66,7 +66,11 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    epilog='Completion: eval "$(_ZKD_COMPLETE=bash_source zkd)"; also zsh_source, fish_source.',
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(zkd.__version__, prog_name="zkd")
 @click.option("--hosts", metavar="HOSTS", help="ZooKeeper, as host:port,host:port [env: ZKD_HOSTS].")
 @click.option("--root", metavar="PATH", help="Where zkd lives in the tree [env: ZKD_ROOT; default: /zkd].")
