@@ -213,6 +213,9 @@ def test_get_kernels_of_the_cluster_and_of_this_machine(zkd: Zkd, monkeypatch: p
     row = zkd("get", "kernels", "test.nap", "-o", "json").json[0]
     assert (row["name"], row["nodes"]) == ("test.nap", "all")
     monkeypatch.setenv("ZKD_HOSTS", "127.0.0.1:1")
+    monkeypatch.setattr("zkd.cli.connection.CONNECT_TIMEOUT_S", 0.2)
+    ran = zkd("get", "kernels")
+    assert (ran.code, "--local" in ran.err) == (5, True)
     ran = zkd("get", "kernels", "numpy.sum", "--local", "-o", "json")
     assert ran.json[0]["name"] == "numpy.sum"
     assert zkd("get", "kernels", "test.nap", "--local").code == 3

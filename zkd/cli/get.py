@@ -65,13 +65,20 @@ def get_command(
     import asyncio
 
     from zkd.cli.connection import client_for
+    from zkd.errors import Unavailable
 
     async def listed() -> Rows:
         async with client_for(settings) as client:
             return await LISTS[what](client, name, limit, output == "name")
 
     empty = f"There are no {'dead tasks' if what == 'dead' else what}."
-    write_rows(asyncio.run(listed()), output, empty=empty, wide=WIDE.get(what, ()))
+    try:
+        rows = asyncio.run(listed())
+    except Unavailable:
+        if what == "kernels":
+            click.echo("no cluster could be asked; --local lists the kernels installed here", err=True)
+        raise
+    write_rows(rows, output, empty=empty, wide=WIDE.get(what, ()))
 
 
 def _chosen(rows: Rows, name: str | None) -> Rows:
