@@ -112,6 +112,8 @@ async def test_a_task_that_goes_with_its_session_or_its_time_is_reported_cancell
         await other.session.create(path, task, ephemeral=mode == "ephemeral", ttl_ms=300 if mode == "ttl" else None)
         handle = client.handle(f"goes-with-{mode}")
         assert "No node carries the labels planet=mars" in await client.why(handle.id)
+        with pytest.raises(zkd.ResultTimeout):  # from here on it is waited for
+            await handle.result(0.05)
     with pytest.raises(zkd.TaskCancelled):
         await handle.result(20)
     assert (await handle.outcome()).status == "cancelled"
