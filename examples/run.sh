@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 setup_packages python3-venv
 case " $* " in
+*" --zookeeper "[!-]*) ;; # one that runs already
 *" --zookeeper "*) setup_packages openjdk-17-jre-headless zookeeper ;;
 esac
 setup_venv examples/requirements.txt

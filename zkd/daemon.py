@@ -42,7 +42,7 @@ from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.paths import Paths
 from zkd.records import BlobRef, Node, NodeState, NodeStatus, OperatorState
-from zkd.settings import Settings, address, changed, load
+from zkd.settings import Settings, address, changed, load, with_live
 from zkd.store import BlobStore, Home
 from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
@@ -251,13 +251,7 @@ class Daemon:
     def apply(self, settings: Settings) -> list[str]:
         """Take over settings that may change while it runs; gives the changed keys that need a restart."""
         live, restart = changed(self.settings, settings)
-        if live:
-            self.settings = msgspec.structs.replace(
-                self.settings,
-                tasks=settings.tasks,
-                node=msgspec.structs.replace(self.settings.node, drain_timeout_s=settings.node.drain_timeout_s),
-                log=msgspec.structs.replace(self.settings.log, level=settings.log.level),
-            )
+        self.settings = with_live(self.settings, settings)
         self._log.info("settings.reloaded", changed=live, need_restart=restart)
         return restart
 
