@@ -25,7 +25,6 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Self
 
-import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
