@@ -42,9 +42,8 @@ LAYERS = [
     {"endings"},
     # One file for each long-lived task of a daemon.
     {"node"},
-    # Composes a node; what programs and people use. The client's parts are its own.
-    {"daemon", "service", "client", "cli", "__init__", "__main__"}
-    | {"calls", "dropbox", "explain", "handles", "outcomes", "outstanding", "uploads"},
+    # Composes a node; what programs and people use.
+    {"daemon", "service", "client", "schemas", "cli", "__init__", "__main__"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -58,8 +57,8 @@ ONLY = {
         "zkd/arrays",
         "zkd/kernels/",
         "zkd/models/",
-        "zkd/outcomes.py",
-        "zkd/uploads.py",
+        "zkd/client/outcomes.py",
+        "zkd/client/uploads.py",
         "zkd/workers/engine.py",
         "zkd/cli/values.py",
     ],
@@ -73,7 +72,8 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 OWNED_OTHERWISE = {
     "zkd/zk/batch.py": "a transaction outlives the caller whose cancellation must not take others' writes with it; "
     "its outcome is handed to all of them, in bounded time",
-    "zkd/calls.py": "an async generator may not hold a TaskGroup open across `yield`; it awaits or cancels each itself",
+    "zkd/client/calls.py": "an async generator may not hold a TaskGroup open across `yield`; "
+    "it awaits or cancels each itself",
 }
 
 

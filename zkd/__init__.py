@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from zkd.client import Client
+    from zkd.client.handles import Handle, TaskStatus
     from zkd.daemon import Daemon
     from zkd.errors import (
         BadKernel,
@@ -33,15 +34,14 @@ if TYPE_CHECKING:
         ZkdError,
         ZooKeeperError,
     )
-    from zkd.handles import Handle, TaskStatus
     from zkd.kernels import current_task, kernel, report
     from zkd.settings import Settings
 
 _HOME = {
     "Client": "zkd.client",
     "Daemon": "zkd.daemon",
-    "Handle": "zkd.handles",
-    "TaskStatus": "zkd.handles",
+    "Handle": "zkd.client.handles",
+    "TaskStatus": "zkd.client.handles",
     "Settings": "zkd.settings",
     "current_task": "zkd.kernels",
     "kernel": "zkd.kernels",

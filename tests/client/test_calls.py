@@ -71,7 +71,7 @@ async def test_run_leaves_no_trace(client: Client) -> None:
 async def test_a_result_is_left_alone_while_its_node_may_still_look_for_it(
     client: Client, embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zkd.dropbox.FORGET_AFTER_S", 60.0)
+    monkeypatch.setattr("zkd.client.dropbox.FORGET_AFTER_S", 60.0)
     async with zkd.Client(embedded.connect_string) as other:
         await other.run("square", 2)
         await other.map("square", range(3))

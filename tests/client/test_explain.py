@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zkd.explain import Picture, explain
+from zkd.client.explain import Picture, explain
 from zkd.records import (
     Assigned,
     Assignment,

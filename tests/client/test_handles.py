@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 import zkd
+from zkd.client.handles import TaskStatus
 from zkd.codec import encode
 from zkd.errors import SessionClosed
-from zkd.handles import TaskStatus
 from zkd.records import Assigned, Assignment, Attempt, Dead, Fault, NodeStatus, Running
 from zkd.zk import Create, Delete
 
@@ -116,8 +116,8 @@ async def test_one_of_cancel_and_finish_wins_and_both_sides_can_tell(client: Cli
 async def test_a_task_deleted_by_others_while_nobody_leads_is_found_out(
     client: Client, cluster: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zkd.outstanding.LOOK_AGAIN_S", 0.0)
-    monkeypatch.setattr("zkd.outstanding.TICK_S", 0.02)
+    monkeypatch.setattr("zkd.client.outstanding.LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("zkd.client.outstanding.TICK_S", 0.02)
     cluster.hold.add("square")
     async with zkd.Client(client.hosts) as other:
         handle = await other.submit("square", 5)

@@ -96,8 +96,8 @@ async def test_the_end_of_the_session_is_survived(
 async def test_ephemeral_tasks_that_went_with_the_session_are_reported_cancelled(
     client: Client, cluster: StandIn, embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zkd.outstanding.LOOK_AGAIN_S", 0.0)
-    monkeypatch.setattr("zkd.outstanding.TICK_S", 0.02)
+    monkeypatch.setattr("zkd.client.outstanding.LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("zkd.client.outstanding.TICK_S", 0.02)
     async with zkd.Client(client.hosts) as other:
         cluster.hold.add("square")
         handle = await other.options(ephemeral=True).submit("square", 1)
@@ -123,7 +123,7 @@ async def test_calls_made_without_a_connection_go_through_when_it_is_back(
 async def test_an_outage_without_end_becomes_an_error(
     client: Client, embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zkd.dropbox.OUTAGE_MAX_S", 0.1)
+    monkeypatch.setattr("zkd.client.dropbox.OUTAGE_MAX_S", 0.1)
     embedded.refuse()
     with pytest.raises((zkd.Unavailable, zkd.errors.OutcomeUnknown)):
         await client.run("square", 1)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 import zkd
 from zkd.arrays import save_npy, to_json
-from zkd.outcomes import Blobs, as_arrays, error_of, one_array
+from zkd.client.outcomes import Blobs, as_arrays, error_of, one_array
 from zkd.records import BlobRef, Fault, Result
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from zkd.cli.values import read_argument, read_labels, read_named, write_value
 
 if TYPE_CHECKING:
     from zkd.client import Client
-    from zkd.handles import Handle
+    from zkd.client.handles import Handle
 
 
 @click.command()

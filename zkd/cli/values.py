@@ -79,7 +79,7 @@ def _write_file(value: Any, path: Path) -> None:
     from zkd.arrays import save_npy, to_json
 
     if path.suffix == ".npy":
-        from zkd.outcomes import one_array
+        from zkd.client.outcomes import one_array
 
         array = one_array(value)
         if array is None:

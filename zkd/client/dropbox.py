@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from zkd.client.outstanding import NO_ANSWER, Outstanding, Pending, Sign
 from zkd.codec import decode_result
 from zkd.errors import (
     BadRecord,
@@ -25,7 +26,6 @@ from zkd.errors import (
     TaskCancelled,
     ZooKeeperError,
 )
-from zkd.outstanding import NO_ANSWER, Outstanding, Pending, Sign
 from zkd.zk import Batch, Create, Delete, ReadBatch, ensure_path
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from zkd.errors import ResultLost, Unavailable
 from zkd.records import BlobRef
 
 if TYPE_CHECKING:
-    from zkd.outcomes import Blobs
+    from zkd.client.outcomes import Blobs
     from zkd.paths import NodeId
     from zkd.records import Node
 

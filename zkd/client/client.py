@@ -18,8 +18,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from msgspec import Raw
 
 from zkd import codec
-from zkd.calls import Calls
-from zkd.dropbox import ANY_VERSION, OUTAGE_MAX_S, DropBox
+from zkd.client.calls import Calls
+from zkd.client.dropbox import ANY_VERSION, OUTAGE_MAX_S, DropBox
+from zkd.client.explain import Picture, explain
+from zkd.client.handles import Handle
+from zkd.client.outcomes import Blobs
+from zkd.client.outstanding import NO_ANSWER
+from zkd.client.uploads import Uploads
 from zkd.errors import (
     BadRecord,
     MultiFailed,
@@ -30,13 +35,8 @@ from zkd.errors import (
     Unavailable,
     ZooKeeperError,
 )
-from zkd.explain import Picture, explain
-from zkd.handles import Handle
-from zkd.outcomes import Blobs
-from zkd.outstanding import NO_ANSWER
 from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
 from zkd.records import Assignment, Dead, Leader, Node, NodeState, NodeStatus, OperatorState, Result, Task
-from zkd.uploads import Uploads
 from zkd.zk import Create, Delete, Session, SetData, ensure_path
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Kernel calls as a program makes them: `run`, `submit`, `map` and `imap`, with one set of task options.
 
 A keyword argument belongs to the kernel, so options have a place of their own: `client.options(retries=2)` is
-the same client with other options. Encoding happens here; what becomes of the bytes is `zkd.dropbox`'s.
+the same client with other options. Encoding happens here; what becomes of the bytes is `zkd.client.dropbox`'s.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import msgspec
 from msgspec import Raw
 
+from zkd.client.handles import Handle
 from zkd.codec import encode
 from zkd.errors import BadRecord, TaskError, TaskRejected, TooLarge
-from zkd.handles import Handle
 from zkd.records import TASK_BYTES_MAX, Task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from zkd.dropbox import DropBox
-    from zkd.outcomes import Blobs
+    from zkd.client.dropbox import DropBox
+    from zkd.client.outcomes import Blobs
+    from zkd.client.uploads import Uploads
     from zkd.records import Fault
-    from zkd.uploads import Uploads
 
 # An array task should be large enough to drown the cost of its znode and small enough that a server, and
 # whoever waits behind it, hardly notices it.
@@ -191,7 +191,7 @@ class Calls:
                     _ = task.cancelled() or task.exception()  # the first error is the one that is told
 
     async def _run_items(self, start: int, count: int, text: bytes) -> list[Any]:
-        from zkd.outcomes import as_arrays
+        from zkd.client.outcomes import as_arrays
 
         task = self._box.new_id()
         try:

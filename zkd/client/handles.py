@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from zkd.client.outstanding import Pending, Sign
 from zkd.codec import decode, decode_result
 from zkd.errors import BadRecord, NoNode, ResultTimeout, TaskNotFound, ZooKeeperError
-from zkd.outstanding import Pending, Sign
 from zkd.paths import NodeId, TaskId, leaf
 from zkd.records import Assignment, NodeStatus, Result, Running
 from zkd.zk import EventType
@@ -21,8 +21,8 @@ from zkd.zk import EventType
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from zkd.dropbox import DropBox
-    from zkd.outcomes import Blobs
+    from zkd.client.dropbox import DropBox
+    from zkd.client.outcomes import Blobs
     from zkd.zk import Event
 
 

@@ -1,0 +1,15 @@
+"""What a program imports to give work to a cluster and to look at it.
+
+    client       `Client`: one session, the calls, the cluster at a glance
+    calls        run, submit, map: arguments -> task              handles    one task, from outside
+    dropbox      tasks into the tree and out of it, across cuts   outstanding  how the end of a task is heard
+    outcomes     result -> value or exception                     uploads    large arrays go ahead by HTTP
+    explain      why a task waits, in words
+
+A client is a ZooKeeper client like any other; nothing here is needed to use a cluster.
+"""
+
+from zkd.client.client import Client
+from zkd.client.handles import Handle
+
+__all__ = ["Client", "Handle"]
