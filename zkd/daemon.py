@@ -39,7 +39,7 @@ from zkd.node.executor import Executor
 from zkd.node.heartbeat import Heartbeat, memory_bytes
 from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
-from zkd.paths import Paths
+from zkd.paths import Paths, is_name
 from zkd.records import BlobRef, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
 from zkd.store import BlobStore, Home
@@ -378,13 +378,28 @@ class Daemon:
 
         tried = []
         async with aiohttp.ClientSession() as http:
-            for url in ref.nodes.values():
+            for node in ref.nodes:
+                # The address is what that node itself says, not what the task says: a task must not make us
+                # knock at other doors.
+                url = await self._blob_url(node, ref.blob)
+                if url is None:
+                    tried.append(f"{node} is not here")
+                    continue
                 try:
                     async with opened(http, url, ref) as chunks:
                         return str(await self._store.receive(ref.blob, ref.size, ref.format, chunks))
                 except ResultLost as error:
                     tried.append(str(error))
         raise ResultLost(f"blob {ref.blob}: {'; '.join(tried) or 'no node serves it over HTTP'}")
+
+    async def _blob_url(self, node: str, blob: str) -> str | None:
+        if not is_name(node):
+            return None
+        try:
+            record = codec.decode((await self.session.get(self._paths.node(node))).data, Node)
+        except (ZooKeeperError, BadRecord):
+            return None
+        return f"{record.address}/v1/blobs/{blob}" if record.address else None
 
     async def _sweep(self) -> None:
         """Remove the files of results that are no longer in the tree."""

@@ -46,7 +46,6 @@ def dev_command(
       zkd dev --nodes 3
       zkd run numpy.sum '[1, 2, 3]'      (in another terminal)
     """
-    import asyncio
 
     from zkd.cli.connection import find_settings
     from zkd.cli.local_cluster import serve
@@ -69,8 +68,10 @@ def dev_command(
             flags = Flags(tick_ms=500, force_sync=data_dir is not None)
             # Started here, from the main thread: the server dies with the thread that started it.
             hosts = stack.enter_context(ApacheServer(directory / "zookeeper", port=port, flags=flags)).connect_string
+        import uvloop
+
         try:
-            return asyncio.run(serve(nodes, port, hosts, directory, root, options))
+            return uvloop.run(serve(nodes, port, hosts, directory, root, options))
         except BaseExceptionGroup as group:
             if len(group.exceptions) == 1:  # what kept it from getting ready
                 raise group.exceptions[0] from None
