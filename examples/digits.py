@@ -214,7 +214,7 @@ def _large(tour: Tour) -> list[tuple[Array, Array]]:
 # --- The tour ---------------------------------------------------------------------------------------------
 
 
-def run(options: argparse.Namespace, teller: Teller) -> bool:
+def run(options: argparse.Namespace, teller: Teller, stopped_by: list[int]) -> bool:
     """All stages and checks; whether everything is as it should be."""
     began = time.monotonic()
     tour = Tour(load(), [f"node-{number}" for number in range(1, options.nodes + 1)])
@@ -223,7 +223,7 @@ def run(options: argparse.Namespace, teller: Teller) -> bool:
     teller.begin("cluster")
     with (
         Cluster(tour.nodes, options.out / "digits", zookeeper=options.zookeeper, root=root, slots=SLOTS) as cluster,
-        DropBox(cluster.hosts, root) as box,
+        DropBox(cluster.hosts, root, is_stopped=lambda: bool(stopped_by)) as box,
     ):
         stages: dict[str, Callable[[Tour, DropBox], str]] = {
             "moments": find_moments,
@@ -305,17 +305,27 @@ def main() -> int:
     if options.zookeeper not in ("embedded", "apache") and ":" not in options.zookeeper:
         parser.error(f"--zookeeper: expected HOST:PORT, got {options.zookeeper!r}")
     teller = Teller()
-    # So that the children are stopped in order when somebody stops us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    stopped_by: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped_by.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
-        return 0 if run(options, teller) else 1
-    except (TaskError, ClusterError, ApacheFailed, ApacheMissing, KazooException, KazooTimeoutError) as error:
-        teller.stop()
-        teller.wrong(f"{type(error).__name__}: {error}")
-        return 1
+        is_well = run(options, teller, stopped_by)
     except KeyboardInterrupt:
+        is_well = False
+    except (TaskError, ClusterError, ApacheFailed, ApacheMissing, KazooException, KazooTimeoutError) as error:
+        is_well = False
+        if not stopped_by:
+            teller.wrong(f"{type(error).__name__}: {error}")
+    finally:
         teller.stop()
-        return 128 + signal.SIGINT
+    if stopped_by:
+        return 128 + stopped_by[0]
+    return 0 if is_well else 1
 
 
 if __name__ == "__main__":

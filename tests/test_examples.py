@@ -118,8 +118,8 @@ def test_a_tour_that_is_stopped_leaves_no_process_behind(how: signal.Signals, tm
             break
     assert still_running(tmp_path)
     tour.send_signal(how)
-    code, _ = finish(tour)
-    assert code == (128 + how if how is signal.SIGTERM else -how)
+    code, output = finish(tour)
+    assert code == (128 + how if how is signal.SIGTERM else -how), output
     wait_until(lambda: not still_running(tmp_path), 10.0)
 
 

@@ -19,7 +19,7 @@ from kazoo.client import KazooClient
 from kazoo.handlers.threading import KazooTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from kazoo.protocol.states import WatchedEvent
 
@@ -35,11 +35,16 @@ class TaskError(Exception):
 
 
 class DropBox:
-    """A kazoo client, the tasks dropped through it and the results seen so far."""
+    """A kazoo client, the tasks dropped through it and the results seen so far.
 
-    def __init__(self, hosts: str, root: str) -> None:
+    `is_stopped` tells whether Ctrl-C was pressed: kazoo has a bare `except` where it sends, which swallows a
+    KeyboardInterrupt, so it is raised here again.
+    """
+
+    def __init__(self, hosts: str, root: str, is_stopped: Callable[[], bool] = lambda: False) -> None:
         self.zk = KazooClient(hosts, timeout=10.0)
         self._hosts = hosts
+        self._is_stopped = is_stopped
         self.root = root
         self.dropped: list[str] = []
         self.results: dict[str, Json] = {}
@@ -63,6 +68,8 @@ class DropBox:
     def drop(self, tasks: Mapping[str, Json]) -> list[str]:
         """Create these tasks, all of them on their way before the first answer is read. Their ids."""
         # The watch goes first, in the same connection: no result can appear before it is looked for.
+        if self._is_stopped():
+            raise KeyboardInterrupt
         answers = []
         for task_id, task in tasks.items():
             answers.append(self._look(task_id))
@@ -76,6 +83,8 @@ class DropBox:
         """The results of these tasks, when all are there. Raises `TaskError` for one that is not `done`."""
         deadline = time.monotonic() + timeout_s
         while missing := [task_id for task_id in ids if task_id not in self._arrived]:
+            if self._is_stopped():
+                raise KeyboardInterrupt
             with self._news:
                 is_news = self._news.wait_for(lambda: self._arrived.issuperset(ids), LOOK_AGAIN_S)
             if time.monotonic() > deadline:

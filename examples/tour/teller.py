@@ -46,6 +46,7 @@ class Teller:
         self._line("", what, time.monotonic() - self._since, style="bold yellow")
 
     def wrong(self, what: str) -> None:
+        self.stop()
         self.console.print(Text(f"digits: WRONG, {what}", style="bold red"))
 
     def round(self, number: int, found: Round) -> None:
