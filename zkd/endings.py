@@ -8,8 +8,9 @@ acts, and why, is theirs to know.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
 from enum import Enum
+from functools import lru_cache
 
 import msgspec
 from structlog.typing import FilteringBoundLogger as Log
@@ -208,7 +209,13 @@ class Endings:
 
 def timestamp() -> str:
     """Now, in UTC, for people; nothing is decided by it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    now = time.time()
+    return f"{_to_seconds(int(now))}.{int(now * 1000) % 1000:03d}+00:00"
+
+
+@lru_cache(maxsize=2)
+def _to_seconds(now: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
 
 
 def cancelled(owner: str, czxid: int, attempt: int, task: Task | None = None, node: str | None = None) -> Result:

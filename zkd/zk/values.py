@@ -7,7 +7,7 @@ server's wall clock in milliseconds: they are for people, and nothing in zkd is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Created(NamedTuple):
     stat: Stat | None
 
 
-class EventType(Enum):
+class EventType(IntEnum):
     CREATED = 1
     DELETED = 2
     CHANGED = 3

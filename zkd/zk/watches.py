@@ -12,7 +12,7 @@ watch's events serve both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from zkd.zk import generic
@@ -27,7 +27,7 @@ Watch = Callable[[Event], None]
 REARM_BYTES_MAX = 128 * 1024
 
 
-class Kind(Enum):
+class Kind(IntEnum):  # as an index and a key it costs no Python call: this is the path of every event
     """In the order of the fields of setWatches2."""
 
     DATA = 0
@@ -50,6 +50,9 @@ class Watches:
     def __init__(self) -> None:
         # A dict of None instead of a set keeps the order in which callbacks were added.
         self._callbacks: dict[Kind, dict[str, dict[Watch, None]]] = {kind: {} for kind in Kind}
+        self._one_shot = {of: [self._callbacks[kind] for kind in kinds] for of, kinds in _ONE_SHOT_FOR.items()}
+        self._persistent = self._callbacks[Kind.PERSISTENT]
+        self._recursive = self._callbacks[Kind.RECURSIVE]
 
     def __len__(self) -> int:
         return sum(len(paths) for paths in self._callbacks.values())
@@ -89,15 +92,21 @@ class Watches:
         """The callbacks for this event. One-shot watches are gone from the registry afterwards."""
         path = event.path
         found: dict[Watch, None] = {}
-        for kind in _ONE_SHOT_FOR[event.type]:
-            found.update(self._callbacks[kind].pop(path, {}))
-        found.update(self._callbacks[Kind.PERSISTENT].get(path, {}))
-        recursive = self._callbacks[Kind.RECURSIVE]
+        for paths in self._one_shot[event.type]:
+            if path in paths:
+                found.update(paths.pop(path))
+        if path in self._persistent:
+            found.update(self._persistent[path])
+        recursive = self._recursive
         # Recursive watches see every creation and deletion itself; lists of children are not news to them.
         if recursive and event.type is not EventType.CHILDREN:
-            for ancestor in _upwards(path):
+            ancestor = path
+            while True:
                 if ancestor in recursive:
                     found.update(recursive[ancestor])
+                if len(ancestor) <= 1:
+                    break
+                ancestor = ancestor.rpartition("/")[0] or "/"
         return list(found)
 
     def rearm_bodies(self, last_zxid: int) -> Iterator[bytes]:
@@ -146,11 +155,3 @@ def _set_watches(last_zxid: int, paths: list[list[str]]) -> bytes:
             recursive_watches=recursive,
         )
     )
-
-
-def _upwards(path: str) -> Iterator[str]:
-    """The path itself and its ancestors, up to ``/``."""
-    yield path
-    while len(path) > 1:
-        path = path.rpartition("/")[0] or "/"
-        yield path
