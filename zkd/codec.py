@@ -113,6 +113,7 @@ def refuse_duplicate_names(text: bytes) -> None:
         return seen
 
     try:
-        json.loads(text, object_pairs_hook=unique)
+        # Numbers are passed over: Python refuses to convert an integer of more than 4,300 digits.
+        json.loads(text, object_pairs_hook=unique, parse_int=str, parse_float=str)
     except RecursionError:  # its limit is a few levels below that of the decoder that took the text before
         raise BadRecord("$", "expected JSON of reasonable depth, got one nested too deeply") from None

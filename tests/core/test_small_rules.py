@@ -54,7 +54,8 @@ def test_who_is_not_in_the_queue_has_no_standing() -> None:
 
 
 def test_foreign_children_are_passed_over() -> None:
-    assert standing(["junk", *names(5)], "n-0000000005") == Standing(True, None)
+    foreign = ["junk", "", "n-000000001", f"n-{'²' * 10}", f"n-{'٣' * 10}"]
+    assert standing([*foreign, *names(5)], "n-0000000005") == Standing(True, None)
 
 
 def test_a_name_without_digits_is_refused() -> None:

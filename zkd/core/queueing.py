@@ -21,17 +21,22 @@ class Standing(NamedTuple):
 
 def sequence(child: str) -> int:
     """The number that ZooKeeper appended to this child's name."""
-    tail = child[-DIGITS:]
-    if not tail.isdigit():
+    if not is_queued(child):
         raise ValueError(f"expected a child name that ends in {DIGITS} digits, got {child!r}")
-    return int(tail)
+    return int(child[-DIGITS:])
+
+
+def is_queued(child: str) -> bool:
+    """Whether ZooKeeper may have made this name; anybody may have made any other."""
+    tail = child[-DIGITS:]
+    return len(tail) == DIGITS and tail.isascii() and tail.isdigit()
 
 
 def standing(children: Sequence[str], mine: str, places: int = 1) -> Standing | None:
     """Where `mine` stands among `children`, or None when it is no longer there."""
     if mine not in children:
         return None
-    ordered = sorted((child for child in children if child[-DIGITS:].isdigit()), key=sequence)
+    ordered = sorted(filter(is_queued, children), key=sequence)
     place = ordered.index(mine)
     if place < places:
         return Standing(True, None)

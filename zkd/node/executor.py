@@ -442,6 +442,8 @@ class Executor:
                 refs.extend(blob_refs(msgspec.json.decode(text)))
             except RecursionError:
                 raise BadRecord("$.args", "expected JSON of reasonable depth, got one nested too deeply") from None
+            except msgspec.DecodeError as error:  # a number out of range: raw text was only checked for its form
+                raise BadRecord("$.args", f"expected JSON values: {error}") from None
         return {ref.blob: await self._fetch(ref) for ref in refs}
 
     async def _settle(self, held: Held, task: Task, outcome: Outcome) -> None:
