@@ -116,3 +116,24 @@ async def test_a_node_cut_off_from_zookeeper_publishes_when_it_is_back(
 
 async def _written(trace: Path) -> bool:
     return trace.stat().st_size > 0  # noqa: ASYNC240
+
+
+async def test_a_holder_whose_task_moved_on_meanwhile_cannot_publish(embedded: EmbeddedServer, cut_site: Site) -> None:
+    """Its session lives and its kernel is done: the version of the task's znode alone keeps the stale outcome out."""
+    site = cut_site
+    await site.node("a")
+    b = await site.node("b")
+    trace = site.trace()
+    task_id = await site.user.drop({"kernel": "nap", "args": [0.4, str(trace)], "node": "b"})
+    await until(lambda: _written(trace), 5.0, "it runs")
+    embedded.partition(b.session.session_id)
+    new = json.dumps({"kernel": "echo", "args": ["new"], "node": "b"}).encode()
+    await site.user.session.set(site.user.paths.task(task_id), new, 0)
+
+    async def is_over() -> bool:
+        return not b.executor.running()
+
+    await until(is_over, 5.0, "the first run is over")
+    embedded.heal()
+    result = await site.user.result(task_id)
+    assert (result.status, result.kernel, result.node) == ("done", "echo", "b")
