@@ -31,6 +31,8 @@ def why_not() -> str | None:
         return "a machine with systemd needs root"
     if shutil.which("systemd-nspawn") is None:
         return "a machine with systemd needs systemd-nspawn: apt-get install systemd-container"
+    if not PYTHON.exists():
+        return f"a machine with systemd needs {PYTHON}"
     ask = "import sys; print(*sys.version_info[:2], sep='.')"
     told = subprocess.run([PYTHON, "-c", ask], capture_output=True, text=True, check=False)
     if told.stdout.strip() != VERSION:
