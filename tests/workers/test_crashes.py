@@ -96,7 +96,7 @@ async def test_an_exception_is_told_and_the_worker_lives_on(tmp_path: Path) -> N
         assert outcome.message == "too odd"
         assert outcome.traceback.startswith("Traceback (most recent call last):\n  File ")
         assert "unruly.py" in outcome.traceback.splitlines()[1]  # not zkd's own frames
-        assert pool.pids == before
+        assert set(before) <= set(pool.pids)  # the spare may have come meanwhile
 
 
 async def test_unprintable_and_endless_messages_are_bounded(pool: Pool) -> None:
