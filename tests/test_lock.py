@@ -25,7 +25,9 @@ def specifier(requirement: dict[str, str]) -> str:
 
 def test_the_lock_knows_the_dependencies_of_the_project() -> None:
     (zkd,) = [package for package in LOCK["package"] if package["name"] == "zkd"]
-    assert sorted(map(specifier, zkd["metadata"]["requires-dist"])) == sorted(PROJECT["project"]["dependencies"])
+    project = PROJECT["project"]
+    asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    assert sorted(map(specifier, zkd["metadata"]["requires-dist"])) == sorted(asked)
     locked = {group: sorted(map(specifier, each)) for group, each in zkd["metadata"]["requires-dev"].items()}
     assert locked == {group: sorted(each) for group, each in PROJECT["dependency-groups"].items()}
 
@@ -43,6 +45,7 @@ def test_requirements_are_an_export_of_the_lock(name: str) -> None:
     groups = ["build", "dev"] if name.startswith("tests") else ["build"]
     wanted = [
         *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["examples"],
         *(each for group in groups for each in PROJECT["dependency-groups"][group]),
     ]
     assert {re.split(r"[^a-z0-9-]", each)[0] for each in wanted} <= {package for package, *_ in found}
