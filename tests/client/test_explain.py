@@ -70,12 +70,17 @@ RUNS = NodeStatus("a", "1", "active", 2, 1, 0, [Running("t-1", "k", 2, 3.0, 0.4,
         ),
         (picture(result=Result("done", "a", 1, run_s=0.25)), "It is done: attempt 1 on a took 0.25 s"),
         (
+            picture(result=Result("failed", "a", 1, error=Fault("E", "no"), attempts=[Attempt("error", "a")])),
+            "on a: E: no.",
+        ),
+        (picture(result=Result("cancelled", error=Fault("cancelled", "it was deleted"))), "cancelled: it was deleted."),
+        (
             picture(result=Result("failed", "a", 2, error=Fault("ValueError", "no"), attempts=[Attempt("error", "a")])),
             "ended, failed on a after 2 attempts: ValueError: no",
         ),
         (
             picture(result=Result("rejected", error=Fault("bad", "expected `int`", path="$.priority"))),
-            "rejected: bad: expected `int` at $.priority",
+            "rejected: $.priority: expected `int`.",
         ),
         (Picture("t-1", malformed="$: expected JSON", leader=Leader("a", "1", 1)), "not a task ($: expected JSON)"),
         (Picture("t-1", dead=Dead(b"{}", Fault("E", "no"), [], "")), "It is dead: E: no"),  # type: ignore[arg-type]

@@ -62,8 +62,12 @@ def _ended(result: Result) -> str:
     if result.status == "done":
         return f"It is done: attempt {result.attempt}{where} took {result.run_s:.3g} s. The result is there."
     fault = result.error
-    what = f": {fault.kind}: {fault.message}{f' at {fault.path}' if fault.path else ''}" if fault else ""
-    tried = f" after {len(result.attempts) + 1} attempts" if result.attempts else ""
+    # What failed is told by its kind; of a cancelled or rejected task the kind says no more than the status does.
+    kind = f"{fault.kind}: " if fault and result.status == "failed" else ""
+    place = f"{fault.path}: " if fault and fault.path and fault.path not in fault.message else ""
+    what = f": {kind}{place}{fault.message}" if fault else ""
+    # Not by the length of `attempts`, which has the last one in it, too, if that was charged.
+    tried = f" after {result.attempt} attempts" if result.attempt > 1 else ""
     return f"It has ended, {result.status}{where}{tried}{what}."
 
 
