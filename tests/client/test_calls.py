@@ -228,6 +228,12 @@ async def test_entering_says_clearly_that_nobody_is_there() -> None:
             raise AssertionError("entered")
 
 
+async def test_a_client_that_was_not_entered_says_how_to() -> None:
+    with pytest.raises(RuntimeError, match=r"async with zkd\.Client"):
+        await zkd.Client("127.0.0.1:1").run("numpy.sum", [1])
+    assert not hasattr(zkd.Client("127.0.0.1:1"), "no_such_thing")
+
+
 async def test_a_client_works_before_any_daemon_has_made_the_root(embedded: EmbeddedServer) -> None:
     async with zkd.Client(embedded.connect_string, "/fresh/place") as client:
         assert await client.nodes() == {}

@@ -190,6 +190,8 @@ async def test_retry_resets_the_attempts_and_works_when_the_result_is_gone(clien
 
 async def test_operators_states_are_remembered(client: Client) -> None:
     await client.set_node_state("far-away", "draining", reason="new disk")
+    # Nobody who watches has ever seen it without what it says.
+    assert (await client.session.get(client.paths.node_state("far-away"))).stat.version == 0
     await client.set_node_state("standin", "cordoned")
     await client.set_node_state("standin", "active")
     states = await client.node_states()

@@ -35,7 +35,7 @@ from zkd.errors import (
     Unavailable,
     ZooKeeperError,
 )
-from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
+from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId, parent
 from zkd.records import Assignment, Dead, Leader, Node, NodeState, NodeStatus, OperatorState, Result, Task
 from zkd.zk import Create, Delete, Session, SetData, ensure_path
 
@@ -76,6 +76,14 @@ class Client:
         self._connect_timeout_s = connect_timeout_s
         self._stack = AsyncExitStack()
         self._slots = (0, 0.0)  # of the cluster, and when that was read
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What `__aenter__` makes is missing before it: say so, not which of our attributes it was."""
+            if name in ("_calls", "_box", "_blobs"):
+                raise RuntimeError("this zkd.Client is not connected: use it inside `async with zkd.Client(...)`")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -278,15 +286,21 @@ class Client:
         by = f"{_user()}@{socket.gethostname()}"
         text = codec.encode(OperatorState(state, by, reason))
         path = self.paths.node_state(node)
+        write: SetData | Create = SetData(path, text, ANY_VERSION)
         give_up = time.monotonic() + OUTAGE_MAX_S
         while True:  # idempotent: the last to say so wins, so an unknown outcome is simply said again
             try:
-                await self.session.multi([SetData(path, text, ANY_VERSION)])
+                await self.session.multi([write])
                 return
             except MultiFailed as error:
-                if not isinstance(error.cause, NoNode):
+                if isinstance(error.cause, NodeExists):
+                    write = SetData(path, text, ANY_VERSION)
+                elif not isinstance(error.cause, NoNode):
                     raise error.cause from None
-                await self._ensure(path)
+                elif isinstance(write, SetData):
+                    write = Create(path, text)  # born with what it says: every node watches and reads it
+                else:
+                    await self._ensure(parent(path))
             except NO_ANSWER as error:
                 await self._box.catch_up(give_up, error)
 
