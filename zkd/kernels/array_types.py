@@ -67,7 +67,7 @@ def _scalar_type(dtype: Any) -> type[np.generic] | None:
 
 def as_array(value: Any, wanted: type[np.generic] | None, ndim: int | None) -> Array:
     """`value` as an array of the dtype and the number of dimensions wanted, or a `Mismatch`."""
-    array = value if isinstance(value, np.ndarray) else _from_lists(value, _title(wanted, ndim))
+    array = value if isinstance(value, np.ndarray) else _from_lists(value, wanted, ndim)
     if ndim is not None and array.ndim != ndim:
         raise Mismatch(_title(wanted, ndim), array)
     return array if wanted is None else _cast(array, wanted, value)
@@ -78,7 +78,8 @@ def _title(wanted: type[np.generic] | None, ndim: int | None) -> str:
     return f"an array{dtype}{f' of {ndim} dimensions' if ndim is not None else ''}"
 
 
-def _from_lists(value: Any, title: str) -> Array:
+def _from_lists(value: Any, wanted: type[np.generic] | None, ndim: int | None) -> Array:
+    title = _title(wanted, ndim)
     if not isinstance(value, list | tuple | int | float | complex | np.generic):
         raise Mismatch(title, value)
     try:
@@ -87,6 +88,8 @@ def _from_lists(value: Any, title: str) -> Array:
         raise Mismatch(f"{title}, so lists of equal lengths", value) from None
     kind = array.dtype.kind
     if isinstance(value, list | tuple) and kind in "OUS":
+        if kind != "O" and wanted is not None and issubclass(wanted, np.number | np.bool_):
+            _refuse_text(value, wanted.__name__)
         refuse_mixed(value, is_text=kind != "O")
     if kind == "O":  # 10**30, or both 2**63 and -1
         raise Mismatch(_HELD, value)
@@ -108,6 +111,18 @@ def refuse_mixed(value: Sequence[Any], *, is_text: bool) -> None:
             isinstance(item, int) and not -(2**63) <= item < 2**64
         ):
             raise Mismatch(_HELD, item, suffix=f"[{index}]")
+
+
+def _refuse_text(value: Sequence[Any], expected: str) -> None:
+    """Find the text that is in the way of numbers."""
+    for index, item in enumerate(value):
+        if isinstance(item, list | tuple):
+            try:
+                _refuse_text(item, expected)
+            except Mismatch as mismatch:
+                raise mismatch.inside(f"[{index}]") from None
+        elif isinstance(item, str | bytes):
+            raise Mismatch(expected, item, suffix=f"[{index}]")
 
 
 def _cast(array: Array, wanted: type[np.generic], value: Any) -> Array:

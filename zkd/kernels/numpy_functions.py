@@ -44,7 +44,7 @@ _REFUSED_WHY = {
     "changes its arguments in place": "copyto fill_diagonal place put put_along_axis putmask",
     "depends on print settings": "array2string array_repr array_str",
     "depends on the time zone of the node": "datetime_as_string",
-    "returns memory that was never written": "empty_like",
+    "returns memory that was never written": "empty empty_like",
     "returns a dtype, not data": "common_type min_scalar_type result_type",
     "is about dtypes, not data": "can_cast",
     "is about memory, not values": "may_share_memory shares_memory",
