@@ -148,6 +148,12 @@ def test_a_bad_value_is_refused(key: str, value: object) -> None:
     assert fault.endswith(f"(is {value!r})")
 
 
+def test_a_word_that_is_none_of_a_few_is_answered_with_them() -> None:
+    assert faults(overrides={"log.level": "loud"}) == [
+        "command line: log.level: expected one of debug, info, warning, error (is 'loud')"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -258,7 +258,17 @@ def _value(key: Key, given: Given) -> Any:
     if key.check is not None:
         asks = get_type_hints(key.check)["value"]
         value = key.check(msgspec.convert(value, asks, strict=not given.is_text))
+    choices = _choices(key.type)
+    if choices and value not in choices:
+        raise ValueError(f"expected one of {', '.join(choices)}")
     return msgspec.convert(value, key.type, strict=not given.is_text)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The words of a `Literal`."""
+    if get_origin(hint) is Annotated:
+        return _choices(get_args(hint)[0])
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _from_text(key: Key, text: str) -> Any:
