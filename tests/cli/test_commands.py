@@ -82,6 +82,27 @@ def test_run_that_takes_too_long_exits_4_and_leaves_nothing(zkd: Zkd) -> None:
     wait_until(lambda: zkd("get", "tasks").out == "")
 
 
+def test_run_takes_negative_numbers(zkd: Zkd) -> None:
+    ran = zkd("run", "numpy.add", "-1", "-2.5e1")
+    assert (ran.code, ran.out) == (0, "-26.0\n")
+    assert zkd("run", "numpy.add", "-x", "1").code == 2
+
+
+@pytest.mark.parametrize("text", ["[1, 2, 3", '{"a": 1,}', '"a', '{"a": 1, "a": 2}'])
+def test_an_argument_that_is_nearly_json_is_refused_and_not_taken_for_text(zkd: Zkd, text: str) -> None:
+    ran = zkd("run", "identity", text)
+    assert (ran.code, ran.out) == (2, "")
+    assert text in ran.err
+
+
+def test_run_refuses_a_file_that_cannot_be_written_before_it_drops_the_task(zkd: Zkd, tmp_path: Path) -> None:
+    before = zkd("get", "results", "-o", "name").out
+    for path, words in ((f"{tmp_path}/no/x.npy", "there is no directory"), ("x.txt", "expected a file named")):
+        ran = zkd("run", "test.fail", "it ran", "-O", path)
+        assert (ran.code, words in ran.err) == (2, True)
+    assert zkd("get", "results", "-o", "name").out == before
+
+
 @pytest.mark.parametrize("bad", [["-k", "novalue"], ["@/does/not/exist.npy"], ["--label", "x"], ["--priority", "x"]])
 def test_run_with_bad_arguments_exits_2(zkd: Zkd, bad: list[str]) -> None:
     ran = zkd("run", "numpy.sum", *bad)
@@ -135,6 +156,8 @@ def test_a_dead_task_can_be_looked_at_and_retried(zkd: Zkd, tmp_path: Path) -> N
     assert ran.code == 1
     row = zkd("get", "dead", task, "-o", "json").json[0]
     assert (row["id"], row["kernel"], row["error"]) == (task, "test.fail", "ValueError: again")
+    assert "failed on dev-" in zkd("why", task).out
+    assert "attempts" not in zkd("why", task).out  # there was one
     text = zkd("describe", "task", task).out
     assert "test.fail" in text
     assert "raise ValueError(message)" in text
@@ -160,13 +183,14 @@ def test_an_unknown_task_exits_3(zkd: Zkd, command: str) -> None:
     ran = zkd(command, "t-nobody")
     assert ran.code == 3
     assert "t-nobody" in ran.err
+    assert f"`zkd get {'dead' if command == 'retry' else 'tasks'}`" in ran.err
 
 
 # --- what is there ------------------------------------------------------------------------------------
 
 
 def test_get_nodes_in_every_format(zkd: Zkd) -> None:
-    wait_until(lambda: all(row["uptime"] for row in zkd("get", "nodes", "-o", "json").json))
+    wait_until(lambda: all(row["uptime_s"] for row in zkd("get", "nodes", "-o", "json").json))
     assert "ADDRESS" in zkd("get", "nodes", "-o", "wide").out
     lines = zkd("get", "nodes").out.splitlines()
     assert "ADDRESS" not in lines[0]
@@ -182,7 +206,19 @@ def test_get_nodes_in_every_format(zkd: Zkd) -> None:
     assert zkd("get", "nodes", "mars").code == 3
 
 
-def test_a_table_fits_a_terminal_of_80_columns(zkd: Zkd, dev: Dev) -> None:
+def test_programs_get_numbers_where_people_get_units(zkd: Zkd, tmp_path: Path) -> None:
+    task = submit(zkd, tmp_path, kernel="numpy.sum", args=[[1]])
+    zkd("result", task, "--wait")
+    row = zkd("get", "results", task, "-o", "json").json[0]
+    assert (type(row["age_s"]), type(row["size_bytes"])) == (float, int)
+    assert re.search(r" \d+s +-$", zkd("get", "results", task).out)
+    assert re.search(r" \d+ B ", zkd("get", "results", task, "-o", "wide").out)
+    node = zkd("get", "nodes", "dev-1", "-o", "json").json[0]
+    assert node["memory_bytes"] > 1 << 20
+    assert " MiB " in zkd("get", "nodes", "dev-1").out
+
+
+def test_a_table_fits_a_terminal_of_80_columns(zkd: Zkd, dev: Dev, tmp_path: Path) -> None:
     def on_terminal(*arguments: str) -> list[str]:
         main, side = pty.openpty()
         fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -201,6 +237,13 @@ def test_a_table_fits_a_terminal_of_80_columns(zkd: Zkd, dev: Dev) -> None:
     assert len(lines) == 3
     assert " ".join(lines[0].split()) == "NODE STATE LEADS SLOTS USED QUEUED DONE FAILED MEMORY UPTIME"
     assert lines[1].startswith("dev-1  active")
+    # What is too wide for that is a line a row all the same, with no id cut: the terminal folds it.
+    task = submit(zkd, tmp_path, kernel="test.fail", args=["a message of some length that says what went wrong"])
+    assert zkd("result", task, "--wait").code == 1
+    lines = [line for line in on_terminal("get", "dead") if line]
+    assert re.fullmatch(r"ID +KERNEL +ATTEMPTS +AT +ERROR", lines[0])
+    line = next(line for line in lines if line.startswith(f"{task} "))
+    assert line.endswith("ValueError: a message of some length that says what went wrong")
     assert on_terminal("run", "numpy.eye", "2") == ["[[1. 0.]", " [0. 1.]]"]
 
 

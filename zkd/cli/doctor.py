@@ -242,7 +242,12 @@ async def _clock(client: Client) -> Finding:
         return Finding("clock", "info", "not known")
     difference = stat.ctime / 1000 - (before + after) / 2
     advice = "" if abs(difference) < CLOCK_MAX_S else "Nothing in zkd depends on it, but people read times: run NTP."
-    return Finding("clock", "info", f"the server's is {difference:+.2f} s from ours", advice)
+    return Finding(
+        "clock",
+        "info",
+        f"the server's is {abs(difference):.2f} s {'behind' if difference < 0 else 'ahead of'} ours",
+        advice,
+    )
 
 
 async def _cluster(client: Client) -> AsyncIterator[Finding]:

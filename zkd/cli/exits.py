@@ -43,6 +43,8 @@ def tell(error: BaseException) -> int:
         return error.code
     code, advice = _verdict(error)
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     click.echo(f"{_red('error')}: {text}", err=True)
     if advice:
         click.echo(f"  {advice}", err=True)

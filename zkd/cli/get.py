@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkd.cli.connection import connection_options, find_settings, full_name
-from zkd.cli.output import bytes_text, output_option, time_text, write_rows
+from zkd.cli.output import output_option, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,8 +23,9 @@ LIMIT = 500  # tasks and results that are read for a table; names are listed wit
 # Columns that only -o wide and programs get.
 WIDE = {
     "nodes": ("load", "labels", "address", "version"),
-    "results": ("size",),
+    "results": ("size_bytes",),
     "tasks": ("priority",),
+    "kernels": ("signature",),
 }
 
 RESOURCES = ("nodes", "tasks", "results", "kernels", "dead")
@@ -53,7 +54,7 @@ def get_command(
 
     \b
       zkd get nodes
-      zkd get tasks -o name | xargs zkd cancel
+      zkd get tasks -o name | xargs -r zkd cancel
       zkd get kernels --local
     """
     settings = find_settings(ctx, hosts, root, config)
@@ -78,7 +79,7 @@ def get_command(
         if what == "kernels":
             click.echo("no cluster could be asked; --local lists the kernels installed here", err=True)
         raise
-    write_rows(rows, output, empty=empty, wide=WIDE.get(what, ()))
+    write_rows(rows, output, empty=empty, wide=() if name and what == "kernels" else WIDE.get(what, ()))
 
 
 def _chosen(rows: Rows, name: str | None) -> Rows:
@@ -107,9 +108,9 @@ async def nodes(client: Client, name: str | None, limit: int, only_names: bool) 
                 "queued": status.queued if status else None,
                 "done": status.done if status else None,
                 "failed": status.failed if status else None,
-                "memory": bytes_text(status.memory_bytes) if status else None,
+                "memory_bytes": status.memory_bytes if status else None,
                 "load": status.load_1m if status else None,
-                "uptime": time_text(status.uptime_s) if status else None,
+                "uptime_s": status.uptime_s if status else None,
                 "labels": entry.labels,
                 "address": entry.address,
                 "version": entry.version,
@@ -146,9 +147,9 @@ async def tasks(client: Client, name: str | None, limit: int, only_names: bool) 
                 "state": state,
                 "node": node,
                 "attempt": attempt,
-                "progress": f"{progress:.0%}" if progress is not None else None,
+                "progress": progress,
                 "priority": record.priority,
-                "age": time_text(time.time() - znode.stat.ctime / 1000),
+                "age_s": round(time.time() - znode.stat.ctime / 1000, 3),
             }
         )
     return rows
@@ -195,12 +196,12 @@ async def results(client: Client, name: str | None, limit: int, only_names: bool
                 "node": result.node,
                 "attempt": result.attempt,
                 "run_s": result.run_s,
-                "size": bytes_text(size),
-                "age": time_text(time.time() - znode.stat.ctime / 1000),
+                "size_bytes": size,
+                "age_s": round(time.time() - znode.stat.ctime / 1000, 3),
                 "error": f"{result.error.kind}: {result.error.message}" if result.error else None,
             }
         )
-    columns = ("id", "status", "kernel", "node", "attempt", "run_s", "size", "age", "error")
+    columns = ("id", "status", "kernel", "node", "attempt", "run_s", "size_bytes", "age_s", "error")
     return [{column: row.get(column) for column in columns} for row in rows]
 
 
@@ -220,8 +221,8 @@ async def dead(client: Client, name: str | None, limit: int, only_names: bool) -
                 "id": task,
                 "kernel": msgspec.json.decode(record.task).get("kernel"),
                 "attempts": len(record.attempts),
-                "error": f"{record.error.kind}: {record.error.message}",
                 "at": record.at,
+                "error": f"{record.error.kind}: {record.error.message}",
             }
         )
     return rows

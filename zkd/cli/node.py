@@ -21,7 +21,7 @@ def node_command() -> None:
     """Drain, cordon and uncordon nodes. What is said stays said while the node is away."""
 
 
-@node_command.command()
+@node_command.command(short_help="Give NODE no new work, and hand back what waits.")
 @click.argument("node")
 @click.option("--wait", is_flag=True, help="Until nothing runs there any more.")
 @click.option("--timeout", type=float, metavar="S", help="With --wait: so long.")

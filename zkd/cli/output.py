@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 FOR_PEOPLE = ("table", "wide")
 FORMATS = (*FOR_PEOPLE, "json", "jsonl", "name")
 
+LAST_WIDTH_MIN = 24  # below that a folded last column is a ladder of letters
+
 
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
@@ -87,6 +89,18 @@ def cell(value: Any) -> str:
     return str(value) or "-"
 
 
+def _shown(name: str, value: Any) -> str:
+    """A value in the column of this name: people read 49.5 MiB and 3m where programs get bytes and seconds."""
+    if isinstance(value, int | float):
+        if name.endswith("_bytes"):
+            return bytes_text(value)
+        if name in ("age_s", "uptime_s"):
+            return time_text(value)
+        if name == "progress":
+            return f"{value:.0%}"
+    return cell(value)
+
+
 def bytes_text(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
@@ -108,11 +122,19 @@ def _write(text: str) -> None:
 
 
 def _heading(name: str) -> str:
+    if name.endswith("_bytes") or name in ("age_s", "uptime_s"):
+        name = name.removesuffix("_bytes").removesuffix("_s")  # the cells say the unit
     return name.upper().replace("_", " ")
 
 
+def _lines(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The heading and the rows, as they are shown."""
+    shown = ([_line(_shown(name, value)) for name, value in row.items()] for row in rows)
+    return [[_heading(name) for name in rows[0]], *shown]
+
+
 def _write_plain(rows: Sequence[dict[str, Any]]) -> None:
-    table = [[_heading(name) for name in rows[0]], *([_line(cell(value)) for value in row.values()] for row in rows)]
+    table = _lines(rows)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         _write("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
@@ -127,14 +149,19 @@ def _write_table(rows: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    taken = sum(max(map(len, column)) + 2 for column in list(zip(*_lines(rows), strict=True))[:-1])
+    if console.width - taken < LAST_WIDTH_MIN:
+        _write_plain(rows)  # the terminal folds whole lines, and no id is cut
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     last = list(rows[0])[-1]
     for name in rows[0]:
         table.add_column(_heading(name), overflow="fold", no_wrap=name != last)
     for row in rows:
         # As text, never as markup: ids and messages were written by anyone.
-        table.add_row(*(Text(cell(value), style=_style(name, value)) for name, value in row.items()))
-    Console().print(table)
+        table.add_row(*(Text(_shown(name, value), style=_style(name, value)) for name, value in row.items()))
+    console.print(table)
 
 
 _STYLES = {

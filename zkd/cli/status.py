@@ -42,7 +42,7 @@ async def status_command(client: Client, output: str) -> None:
         from zkd.cli.get import nodes as node_rows
 
         click.echo()
-        names = ("node", "state", "leads", "slots", "used", "queued", "done", "failed", "memory", "uptime")
+        names = ("node", "state", "leads", "slots", "used", "queued", "done", "failed", "memory_bytes", "uptime_s")
         write_rows([{name: row[name] for name in names} for row in await node_rows(client, None, 0, False)], output)
     if not nodes:
         click.echo("No node is here. Start one: zkd daemon, or a whole cluster: zkd dev.", err=True)

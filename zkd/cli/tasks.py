@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,25 @@ import click
 from zkd.cli.connection import full_name, with_client
 from zkd.cli.exits import Exit, Stop
 from zkd.cli.output import output_option
-from zkd.cli.values import read_argument, read_labels, read_named, write_value
+from zkd.cli.values import check_path, read_argument, read_labels, read_named, write_value
 
 if TYPE_CHECKING:
     from zkd.client import Client
     from zkd.client.handles import Handle
 
 
-@click.command()
+# A number as JSON has it, and its sign, which click takes for that of an option.
+_NEGATIVE = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+
+
+class NumbersCommand(click.Command):
+    """A command that takes negative numbers: with a blank before it, one is still JSON and no option to click."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f" {arg}" if _NEGATIVE.fullmatch(arg) else arg for arg in args])
+
+
+@click.command(cls=NumbersCommand)
 @click.argument("kernel")
 @click.argument("args", nargs=-1, metavar="[ARG]...")
 @click.option("-k", "named", multiple=True, metavar="NAME=VALUE", help="A named argument.")
@@ -57,6 +69,7 @@ async def run_command(
     """
     import asyncio
 
+    check_path(path)
     calls = client.options(
         timeout_s=task_timeout, retries=retries, priority=priority, labels=read_labels(labels), node=node
     )
@@ -105,6 +118,7 @@ async def result_command(
     client: Client, task: str, wait: bool, timeout: float | None, path: str | None, output: str
 ) -> None:
     """Print the value of TASK; its id may be shortened."""
+    check_path(path)
     handle = await _find(client, task)
     if not wait and timeout is None and await client.outcome(handle.id) is None:
         raise Stop(

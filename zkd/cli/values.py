@@ -13,18 +13,28 @@ from zkd.cli.output import FOR_PEOPLE
 
 
 def read_argument(text: str) -> Any:
-    """JSON if it is JSON, ``@file.npy`` or ``@file.json`` what the file holds, else the text itself."""
+    """JSON if it is JSON, ``@file.npy`` or ``@file.json`` what the file holds, else the text itself.
+
+    What begins as JSON of more than one value does was meant as such: a bracket that is missing is no text.
+    """
     if text.startswith("@"):
         return _read_file(Path(text[1:]))
     import msgspec
 
     from zkd.arrays import from_json
+    from zkd.errors import BadRecord, NotData
 
+    shown = text if len(text) <= 60 else f"{text[:60]}..."
     try:
         msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        if text.lstrip().startswith(("[", "{", '"')):
+            raise click.UsageError(f"{shown}: expected JSON, got text that is not: {error}") from None
         return text
-    return from_json(text.encode())
+    try:
+        return from_json(text.encode())
+    except (BadRecord, NotData) as error:
+        raise click.UsageError(f"{shown}: {error}") from None
 
 
 def read_named(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -46,6 +56,16 @@ def read_labels(pairs: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--label {pair}: expected name=value, such as --label rack=r1")
         labels[name] = value
     return labels
+
+
+def check_path(path: str | None) -> None:
+    """Refuse a FILE of -O that no value could be written to, before anything runs."""
+    if path is None:
+        return
+    if Path(path).suffix not in (".npy", ".json"):
+        raise click.UsageError(f"-O {path}: expected a file named *.npy or *.json")
+    if not Path(path).parent.is_dir():
+        raise click.UsageError(f"-O {path}: there is no directory {Path(path).parent}")
 
 
 def _read_file(path: Path) -> Any:
@@ -85,7 +105,5 @@ def _write_file(value: Any, path: Path) -> None:
         if array is None:
             raise Stop(Exit.USAGE, f"error: the value is not one array, so it cannot be {path}\n  Use -O value.json.")
         save_npy(array, path)
-    elif path.suffix == ".json":
-        path.write_bytes(to_json(value) + b"\n")
     else:
-        raise click.UsageError(f"-O {path}: expected a file named *.npy or *.json")
+        path.write_bytes(to_json(value) + b"\n")
