@@ -254,6 +254,13 @@ class Dispatch:
         """The task is there and its content cannot be had."""
         self._end_unread(task_id, czxid, version, BadRecord("$", f"expected a znode that zkd may read: {why}"))
 
+    def task_unwritable(self, task_id: TaskId, version: int) -> None:
+        """The task cannot be taken back: its attempts cannot be counted, so nobody may run it."""
+        entry = self.tasks.get(task_id)
+        if entry is not None and entry.version == version and entry.phase is Phase.ORPHANED:
+            why = "$: expected a znode that zkd may write, to count its attempts: its ACL does not let it"
+            self._end(entry, "rejected", Fault("task", why, path="$"))
+
     def node_here(self, record: Node, now: float) -> None:
         """A node's entry, new or changed."""
         known = self.members.get(record.node)

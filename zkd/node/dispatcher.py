@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -23,24 +23,30 @@ from zkd.core.clock import ServerClock
 from zkd.core.dispatch import Assign, Dispatch, End, Mourn, TakeBack
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
+    AuthFailed,
     BadRecord,
     MultiFailed,
     NoAuth,
     NoNode,
     OutcomeUnknown,
+    SessionClosed,
     SessionExpired,
     Unavailable,
     ZooKeeperError,
 )
 from zkd.paths import NodeId, Paths, TaskId, leaf
 from zkd.records import Assignment, Dead, Node, OperatorState, Result, Task
-from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State
+from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State, ensure_path
 
 READ_AT_ONCE = 100
 READ_AT_ONCE_FIRST = 16  # until their size is known: a reply has no limit at the server
 REPLY_BYTES = 2_000_000
 # A change of state is told at once; this is for what a watch missed, and costs one list of children.
 RECONCILE_S = 60.0
+MEND_S = 1.0  # before the next try when something is wrong that another try may not change
+# A transaction of assignments. A node with all slots full, and the work ahead of it, has a list below 800 kB.
+ASSIGN_BYTES = 200_000
+SLOTS_MAX = 4096
 FRESH_MAX = 2_000  # tasks just read, kept so that the leader's own node need not read them again
 FRESH_BYTES_MAX = 4096
 
@@ -105,6 +111,13 @@ class Dispatcher:
                     await asyncio.sleep(0.01)
                 except (SessionExpired, Refused):
                     return
+                except (SessionClosed, AuthFailed):
+                    raise
+                except ZooKeeperError as error:
+                    # Something in the tree is not as it should be: forbidden, over quota, deleted. People may mend it.
+                    self._log.error("dispatch.failed", error=str(error))
+                    await asyncio.sleep(MEND_S)
+                    await self._mend()
         finally:
             unsubscribe()
             self._last = None if self.mind is None else (epoch, self.mind)
@@ -112,6 +125,14 @@ class Dispatcher:
             if is_watching and self._session.state is State.CONNECTED:
                 for path in watched:
                     await self._stop_watching(path)
+
+    async def _mend(self) -> None:
+        """Make the directories again that somebody has deleted."""
+        try:
+            for path in self._paths.skeleton():
+                await ensure_path(self._session, path)
+        except ZooKeeperError as error:
+            self._log.warning("tree.not_mended", error=str(error))
 
     async def _stop_watching(self, path: str) -> None:
         try:
@@ -129,17 +150,18 @@ class Dispatcher:
         mind = Dispatch(self._node)
         await self._load(mind)
         self.mind = mind
-        is_refused = False
+        errors: list[Exception] = []
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_tasks(mind, group))
                 await self._decide(mind, group, connection, session_id, epoch, check)
-        except* (SessionExpired, Refused):
-            is_refused = True
-        except* (Unavailable, OutcomeUnknown):
-            pass
-        if is_refused:
+        except* (ZooKeeperError, Refused) as several:
+            errors.extend(several.exceptions)
+        if any(isinstance(error, (SessionExpired, Refused)) for error in errors):
             raise Refused
+        for error in errors:
+            if not isinstance(error, (Unavailable, OutcomeUnknown)):
+                raise error
         raise Unavailable(self._paths.tasks, "the connection was lost while leading")
 
     # --- Knowing ----------------------------------------------------------------------------------------
@@ -214,6 +236,8 @@ class Dispatcher:
                     mind.node_lost(node, now)
                 elif path.startswith(f"{self._paths.node_states}/"):
                     mind.node_state(leaf(path), "active")
+                else:
+                    raise NoNode(path, "a directory was deleted")
             elif event.type is not EventType.CHILDREN:
                 group.create_task(self._read_node(mind, path))
         if self._to_read:
@@ -236,8 +260,10 @@ class Dispatcher:
     def _node_here(self, mind: Dispatch, node: NodeId, data: bytes, now: float) -> None:
         try:
             record = codec.decode(data, Node)
-            if record.node != node or record.slots < 1:
-                raise BadRecord("$.node", f"expected {node!r} with slots, got {record.node!r} with {record.slots}")
+            if record.node != node or not 1 <= record.slots <= SLOTS_MAX:
+                raise BadRecord(
+                    "$.node", f"expected {node!r} with 1 to {SLOTS_MAX} slots, got {record.node!r} with {record.slots}"
+                )
         except BadRecord as error:
             self._log.warning("node.unreadable", unreadable=node, error=str(error))
             return
@@ -284,7 +310,6 @@ class Dispatcher:
         fitting = REPLY_BYTES // max(1, size // len(found))
         self._read_at_once = max(1, min(READ_AT_ONCE, fitting, 2 * self._read_at_once))
         for task_id, got in zip(task_ids, found, strict=True):
-            is_deleted = self._reading.pop(task_id, False)
             if isinstance(got, NoNode):
                 mind.task_gone(task_id, now)
             elif isinstance(got, NoAuth):
@@ -297,6 +322,7 @@ class Dispatcher:
                 raise got
             else:
                 if task_id in mind.ended and await self._is_answered(task_id, got.stat):
+                    del self._reading[task_id]
                     continue
                 task = self._decode(task_id, got.data)
                 age_s = self._clock.age_s(got.stat.ctime, now)
@@ -305,7 +331,7 @@ class Dispatcher:
                     self._fresh[task_id] = Fresh(task, got.stat)
                     if len(self._fresh) > FRESH_MAX:
                         self._fresh.popitem(last=False)
-            if is_deleted:
+            if self._reading.pop(task_id, False):
                 mind.task_gone(task_id, now)
 
     def _decode(self, task_id: TaskId, data: bytes) -> Task | BadRecord:
@@ -351,7 +377,7 @@ class Dispatcher:
                 elif isinstance(command, End):
                     group.create_task(self._end(command, session_id, check))
                 elif isinstance(command, TakeBack):
-                    group.create_task(self._take_back(command, session_id, check))
+                    group.create_task(self._take_back(mind, command, session_id, check))
                 else:
                     group.create_task(self._mourn(mind, command, session_id, check))
             if assigns:
@@ -373,24 +399,31 @@ class Dispatcher:
         paths = self._paths
         lists = {assign.node: Assignment(epoch, assign.incarnation, assign.tasks) for assign in assigns}
         writes = [SetData(paths.assignment(node), codec.encode(what), -1) for node, what in lists.items()]
+        mine = paths.assignment(self._node)
+        for some in packets(writes):
+            while not await self._write_lists(some, session_id, check):
+                continue  # one that was missing is there again
+            if any(write.path == mine for write in some):  # at once: if the next packet fails, nobody else tells it
+                self._hand_over(lists[self._node], self._fresh)
+        for assign in assigns:
+            if assign.node != self._node:
+                for assigned in assign.tasks:
+                    self._fresh.pop(assigned.id, None)
+
+    async def _write_lists(self, some: list[SetData], session_id: int, check: Check) -> bool:
+        """Write these in one transaction. False: somebody had removed one, which has been made again."""
         try:
-            await self._session.multi([check, *writes], within=session_id)
+            await self._session.multi([check, *some], within=session_id)
+            return True
         except MultiFailed as refusal:
             if refusal.index == 0:
                 raise Refused from None
             if not isinstance(refusal.cause, NoNode):
                 raise refusal.cause from None
-            # Somebody removed assign/<node>. Make it again; the next round writes it.
-            empty = Assignment(epoch, lists[leaf(refusal.path or "")].incarnation, [])
-            await self._session.create(refusal.path or "", codec.encode(empty))
-            raise Unavailable(refusal.path, "assign/ was damaged and is mended") from None
-        mine = lists.get(self._node)
-        if mine is not None:
-            self._hand_over(mine, self._fresh)
-        for assign in assigns:
-            if assign.node != self._node:
-                for assigned in assign.tasks:
-                    self._fresh.pop(assigned.id, None)
+            gone = some[refusal.index - 1]
+        await ensure_path(self._session, gone.path)
+        self._log.warning("assignment.mended", path=gone.path)
+        return False
 
     async def _end(self, end: End, session_id: int, check: Check) -> None:
         result = Result(
@@ -420,7 +453,7 @@ class Dispatcher:
             text = b"{}"
         return Dead(msgspec.Raw(text), end.error, end.attempts, timestamp())
 
-    async def _take_back(self, command: TakeBack, session_id: int, check: Check) -> None:
+    async def _take_back(self, mind: Dispatch, command: TakeBack, session_id: int, check: Check) -> None:
         """Shut the lost holder out. The event of this very write brings the task back to the queue."""
         try:
             found = await self._session.get(self._paths.task(command.id))
@@ -438,6 +471,9 @@ class Dispatcher:
         self._heed(ending)
         if ending is Ending.WRITTEN:
             self._log.info("task.taken_back", id=command.id, lost=command.attempt.node)
+        elif ending is Ending.STUCK:
+            mind.task_unwritable(command.id, command.version)
+            self._wake.set()
 
     async def _mourn(self, mind: Dispatch, mourn: Mourn, session_id: int, check: Check) -> None:
         result = msgspec.structs.replace(
@@ -469,3 +505,17 @@ class Dispatcher:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def packets(writes: list[SetData]) -> Iterator[list[SetData]]:
+    """These writes in transactions of a size that a server takes."""
+    some: list[SetData] = []
+    size = 0
+    for write in writes:
+        size += len(write.data)
+        if some and size > ASSIGN_BYTES:
+            yield some
+            some, size = [], len(write.data)
+        some.append(write)
+    if some:
+        yield some

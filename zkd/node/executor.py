@@ -32,11 +32,13 @@ from zkd.core.lifecycle import (
 )
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
+    AuthFailed,
     BadRecord,
     NoAuth,
     NoNode,
     OutcomeUnknown,
     ResultLost,
+    SessionClosed,
     SessionExpired,
     Unavailable,
     ZooKeeperError,
@@ -50,6 +52,7 @@ from zkd.zk import State as Connection
 
 STOP_S = 5.0  # for what was told to stop: SIGTERM, grace, SIGKILL, and a write
 READ_AT_ONCE = 16  # tasks may be 512 KiB each
+NOT_WRITABLE = BadRecord("$", "expected a znode that zkd may write, to count its attempts: its ACL does not let it")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +68,7 @@ class Held:
     progress: float | None = None
     note: str | None = None
     work: asyncio.Task[None] | None = None
+    has_begun: bool = False  # `work` has taken its first step, so that a cancellation finds it there
     stopped_for: str | None = None  # cancelled | drain | session, once somebody wants it to end early
 
     def advance(self, step: Step) -> None:
@@ -254,6 +258,13 @@ class Executor:
                         if self._session.state is Connection.CONNECTED:
                             self._wake.set()
                             await asyncio.sleep(0.02)
+                    except (SessionClosed, AuthFailed):
+                        raise
+                    except ZooKeeperError as error:  # forbidden, say: people may mend it
+                        self._log.error("assignment.not_read", error=str(error))
+                        self._connection = 0
+                        self._wake.set()
+                        await asyncio.sleep(1.0)
         finally:
             unsubscribe()
             self._group = None
@@ -324,20 +335,20 @@ class Executor:
         self._start_what_fits()
 
     def _refuse(self, held: Held, bad: BadRecord) -> None:
-        line = held.line
-        fault = Fault("task", str(bad), path=bad.where)
-        result = Result(
+        assert self._group is not None
+        held.advance(Step.ENDED)
+        held.work = self._group.create_task(self._publish(held, self._refusal(held.line, bad), None))
+
+    def _refusal(self, line: Assigned, bad: BadRecord) -> Result:
+        return Result(
             status="rejected",
             node=self._node,
             attempt=line.attempt,
-            error=fault,
+            error=Fault("task", str(bad), path=bad.where),
             owner=self._incarnation,
             czxid=line.czxid,
             finished_at=timestamp(),
         )
-        assert self._group is not None
-        held.advance(Step.ENDED)
-        held.work = self._group.create_task(self._publish(held, result, None))
 
     def _queue_up(self, held: Held, task: Task, stat: Stat) -> None:
         held.task = task
@@ -371,8 +382,9 @@ class Executor:
     # --- One task ---------------------------------------------------------------------------------------
 
     async def _run(self, held: Held, task: Task) -> None:
+        held.has_begun = True
         try:
-            outcome = await self._outcome(held, task)
+            outcome = await self._outcome(held, task) if held.stopped_for is None else Cancelled(0.0)
         except asyncio.CancelledError:
             current = asyncio.current_task()
             assert current is not None
@@ -531,11 +543,18 @@ class Executor:
         self._finish(held, Step.PUBLISHED)
 
     async def _let_go(self, held: Held) -> None:
-        """Our line was taken out of assign/: the task was cancelled, or moved on to somebody else."""
-        try:
-            is_there = await self._session.exists(self._paths.task(held.line.id)) is not None
-        except ZooKeeperError:
-            is_there = True  # then the leader finds out, who sees what we cannot
+        """Our line was taken out of assign/: the task was cancelled, or moved on to somebody else.
+
+        Nobody else finds out which while we live, so a lost connection only delays the question.
+        """
+        is_there: bool | None = None
+        while is_there is None:
+            try:
+                is_there = await self._session.exists(self._paths.task(held.line.id)) is not None
+            except ZooKeeperError:
+                await asyncio.sleep(0.05)
+                if not await self._endings.reconnected(self._session_id):
+                    is_there = True  # the leader has lost us, and sees to what we held
         if is_there:
             self._finish(held, Step.DROPPED)
         else:
@@ -551,6 +570,9 @@ class Executor:
             self.tally.count(task.kernel, verdict.attempts[-1].cause)
         elif ending is Ending.GONE:
             await self._was_cancelled(held)
+            return
+        elif ending is Ending.STUCK:
+            await self._publish(held, self._refusal(line, NOT_WRITABLE), None)
             return
         self._finish(held, Step.DROPPED)
 
@@ -569,7 +591,8 @@ class Executor:
             return
         held.stopped_for = reason
         if held.state is State.RUNNING:
-            if held.work is not None:
+            # A task that is cancelled before its first step never takes it, and its slot would never be free.
+            if held.work is not None and held.has_begun:
                 held.work.cancel()
         elif held.state in (State.READING, State.QUEUED) and held.work is None:
             task_group = self._group
@@ -595,11 +618,13 @@ class Executor:
         held.advance(step)
         if self._held.get(held.line.id) is held:
             del self._held[held.line.id]
-        self._done[held.line.id] = held.line
         wanted = self._wanted.get(held.line.id)
-        if wanted is not None and wanted != held.line and held.line.id not in self._held and self._group is not None:
-            # It moved on while we were letting go of it, and was given to us again.
-            del self._done[held.line.id]
+        if wanted == held.line:
+            self._done[held.line.id] = held.line
+        is_new = wanted != held.line or (step is Step.DROPPED and held.stopped_for == "cancelled")
+        if wanted is not None and is_new and held.line.id not in self._held and self._group is not None:
+            # While we were letting go of it, it was given to us again: as a later version, or as it was.
+            self._done.pop(held.line.id, None)
             self._group.create_task(self._read([self._hold(wanted, self._now())]))
         if not self._held:
             self._idle.set()

@@ -1,0 +1,118 @@
+"""Two things in one turn of the loop, or one of them while the connection is gone: nothing stays behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.node.conftest import MODULES, Site
+from tests.node.submitter import submitting, until
+from zkd.core.lifecycle import State
+from zkd.daemon import Daemon
+from zkd.zk.server import EmbeddedServer
+from zkd.zk.server.wire import Op
+
+
+@pytest.fixture
+async def own_site(
+    embedded: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Site]:
+    """Daemons on a server whose fault switches are at hand."""
+    monkeypatch.syspath_prepend(MODULES)
+    caplog.set_level(logging.INFO, "zkd")
+    async with submitting(embedded.connect_string, "/zkd") as user, AsyncExitStack() as stack:
+        yield Site(embedded.connect_string, "/zkd", tmp_path, user, stack)
+
+
+async def is_running(daemon: Daemon) -> bool:
+    return bool(daemon.executor.running())
+
+
+async def test_a_task_that_is_stopped_in_the_turn_of_its_start_keeps_no_slot(
+    own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await own_site.node(slots=1)
+    executor = daemon.executor
+    start = executor._start_what_fits
+    stopped: list[str] = []
+
+    def start_and_stop() -> None:
+        start()
+        for held in list(executor._held.values()):
+            if held.state is State.RUNNING and not stopped:
+                stopped.append(held.line.id)
+                executor._stop(held, "drain")
+
+    monkeypatch.setattr(executor, "_start_what_fits", start_and_stop)
+    task_id = await own_site.user.drop({"kernel": "nap", "args": [0]})
+
+    async def is_free() -> bool:
+        return bool(stopped) and executor.slots_used == 0 and not executor._held
+
+    await until(is_free, 4.0, "its slot is free")
+    result = await own_site.user.result(task_id)  # it was handed back, and nothing else is wrong with it
+    assert (result.status, result.attempts[0].cause) == ("done", "drain")
+
+
+async def test_a_cancelled_task_has_a_result_though_the_connection_was_lost_meanwhile(
+    embedded: EmbeddedServer, own_site: Site
+) -> None:
+    daemon = await own_site.node(slots=1)
+    task_id = await own_site.user.drop({"kernel": "nap", "args": [60]})
+    await until(lambda: is_running(daemon), 4.0, "it runs")
+    embedded.faults.cut("before", Op.EXISTS, 1, own_site.user.paths.task(task_id))
+    assert await own_site.user.cancel(task_id)
+    assert (await own_site.user.result(task_id)).status == "cancelled"
+    assert not embedded.faults.has_cuts
+
+
+async def test_a_running_task_outlives_the_loss_of_its_assignment(own_site: Site) -> None:
+    """Somebody deletes assign/a; the leader notices with its next write, and makes it again with what it held."""
+    daemon = await own_site.node("a", slots=2)
+    paths, trace = own_site.user.paths, own_site.trace()
+    running = await own_site.user.drop({"kernel": "nap", "args": [1.5, str(trace)]})
+    await until(lambda: is_running(daemon), 4.0, "it runs")
+    await own_site.user.session.delete(paths.assignment("a"), -1)
+    assert (await own_site.user.do("nap", 0)).status == "done"
+    assert (await own_site.user.result(running)).status == "done"
+    assert len(trace.read_text().split()) == 1
+
+
+async def test_a_task_that_is_given_again_while_it_is_let_go_runs_again(own_site: Site) -> None:
+    """An assignment that was emptied by mistake and mended at once names the same line as before."""
+    daemon = await own_site.node("a", slots=2)
+    paths = own_site.user.paths
+    trace = own_site.trace()
+    task_id = await own_site.user.drop({"kernel": "ignore_sigterm", "args": [str(trace)]})
+
+    async def has_begun() -> bool:
+        return bool(trace.read_text())
+
+    await until(has_begun, 4.0, "it runs")
+    kept = (await own_site.user.session.get(paths.assignment("a"))).data
+    await own_site.node("b", slots=1)
+    await daemon.election.resign()  # now it is not fed, and reads what stands there
+    await own_site.user.do("nap", 0, node="b")
+    before = trace.read_text()
+    await own_site.user.session.set(
+        paths.assignment("a"),
+        b'{"epoch":1,"incarnation":"%s","tasks":[]}' % (daemon.membership.incarnation or "").encode(),
+        -1,
+    )
+
+    async def is_let_go() -> bool:
+        return not daemon.executor.running() or all(held.stopped_for for held in daemon.executor._held.values())
+
+    await until(is_let_go, 4.0, "it is being stopped")
+    await own_site.user.session.set(paths.assignment("a"), kept, -1)
+
+    async def runs_again() -> bool:
+        return len(trace.read_text()) > len(before)
+
+    await until(runs_again, 6.0, "it runs again")
+    assert await own_site.user.cancel(task_id)
+    assert (await own_site.user.result(task_id)).status == "cancelled"
