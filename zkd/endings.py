@@ -8,7 +8,9 @@ acts, and why, is theirs to know.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 
@@ -17,6 +19,7 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd.errors import (
+    BadVersion,
     MultiFailed,
     NoAuth,
     NodeExists,
@@ -24,16 +27,21 @@ from zkd.errors import (
     NotEmpty,
     OutcomeUnknown,
     SessionExpired,
+    Throttled,
     TooLarge,
     Unavailable,
     ZooKeeperError,
 )
-from zkd.paths import Paths, TaskId
+from zkd.paths import Paths, TaskId, parent
 from zkd.records import Attempt, Dead, Fault, Result, Task
-from zkd.zk import Check, Create, Delete, Session, SetData, State
+from zkd.zk import Check, Create, Delete, Session, SetData, State, ensure_path
 from zkd.zk.batch import Batch
 
 TRIES = 8  # each for another reason; more than that is a fault to report, not to fight
+# How long to wait before the next try where ZooKeeper forbids it: a quota is used up, an ACL is wrong. What has
+# ended waits meanwhile, its line stays in assign/, and so a node is given no more than it can get rid of.
+REFUSED_FIRST_S = 0.2
+REFUSED_MAX_S = 15.0
 
 Op = Check | Create | Delete | SetData
 
@@ -77,7 +85,10 @@ class Endings:
         if dead is not None:
             creations.append(Create(paths.dead_task(task_id), codec.encode(dead)))
         is_reduced = False
-        for _ in range(TRIES):
+        refused_s = REFUSED_FIRST_S
+        tries = 0
+        while tries < TRIES:
+            tries += 1
             try:
                 refusal = await self._commit([*head, deletion, *creations], within)
             except TooLarge as error:
@@ -103,8 +114,11 @@ class Endings:
             elif index == 2 and isinstance(refusal.cause, NodeExists):
                 assert dead is not None
                 creations[1] = SetData(paths.dead_task(task_id), codec.encode(dead), -1)
-            else:
+            elif index == 0 and isinstance(refusal.cause, BadVersion):
                 return Ending.MOVED_ON
+            else:
+                tries = 0
+                refused_s = await self._wait_until_allowed(task_id, refusal, refused_s)
         self._log.error("task.not_ended", id=task_id[:140], status=result.status)
         return Ending.STUCK
 
@@ -134,13 +148,22 @@ class Endings:
     async def end_deleted(self, task_id: TaskId, result: Result, *, within: int, guard: Check | None = None) -> Ending:
         """Publish `result` for a task whose znode somebody deleted, unless it has a result."""
         ops: list[Op] = [*([] if guard is None else [guard]), Create(self._paths.result(task_id), codec.encode(result))]
-        try:
-            refusal = await self._commit(ops, within)
-        except SessionExpired:
-            return Ending.SESSION_OVER
-        if refusal is None:
-            return Ending.WRITTEN
-        return Ending.DEPOSED if guard is not None and refusal.index == 0 else Ending.ANSWERED
+        refused_s = REFUSED_FIRST_S
+        while True:
+            try:
+                refusal = await self._commit(ops, within)
+            except TooLarge:  # its id alone fills a packet
+                self._log.error("task.not_answered", id=task_id[:140], status=result.status)
+                return Ending.STUCK
+            except SessionExpired:
+                return Ending.SESSION_OVER
+            if refusal is None:
+                return Ending.WRITTEN
+            if guard is not None and refusal.index == 0:
+                return Ending.DEPOSED
+            if isinstance(refusal.cause, NodeExists):
+                return Ending.ANSWERED
+            refused_s = await self._wait_until_allowed(task_id, refusal, refused_s)
 
     async def record_attempts(
         self,
@@ -152,7 +175,10 @@ class Endings:
         within: int,
         guard: Check | None = None,
     ) -> Ending:
-        """Write `attempts` into the task at `version`. The version moves on, which ends the present hold on it."""
+        """Write `attempts` into the task at `version`. The version moves on, which ends the present hold on it.
+
+        STUCK: we may not write it, so that it can only be ended.
+        """
         moved = codec.encode(msgspec.structs.replace(task, attempts=attempts))
         ops: list[Op] = [*([] if guard is None else [guard]), SetData(self._paths.task(task_id), moved, version)]
         try:
@@ -163,7 +189,9 @@ class Endings:
             return Ending.WRITTEN
         if guard is not None and refusal.index == 0:
             return Ending.DEPOSED
-        return Ending.GONE if isinstance(refusal.cause, NoNode) else Ending.MOVED_ON
+        if isinstance(refusal.cause, NoNode):
+            return Ending.GONE
+        return Ending.MOVED_ON if isinstance(refusal.cause, BadVersion) else Ending.STUCK
 
     async def reconnected(self, session_id: int) -> bool:
         """Wait for the connection to come back; False if the session did not survive."""
@@ -187,6 +215,18 @@ class Endings:
             except (Unavailable, OutcomeUnknown):
                 if not await self.reconnected(within):
                     raise SessionExpired from None
+            except Throttled:
+                await asyncio.sleep(REFUSED_FIRST_S)
+
+    async def _wait_until_allowed(self, task_id: TaskId, refusal: MultiFailed, refused_s: float) -> float:
+        """Wait a little, and longer the next time; a directory that somebody deleted is made again at once."""
+        if isinstance(refusal.cause, NoNode):
+            with suppress(ZooKeeperError):
+                await ensure_path(self._session, parent(refusal.path or self._paths.results))
+                return refused_s
+        self._log.error("task.end_refused", id=task_id[:140], error=str(refusal.cause), again_s=refused_s)
+        await asyncio.sleep(refused_s)
+        return min(REFUSED_MAX_S, 2 * refused_s)
 
     async def _clear(self, path: str) -> bool:
         """Remove what somebody put below a task: a znode with children cannot be deleted. False if it stays."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 import pytest
 
 from tests.node.conftest import Site
+from tests.node.submitter import Submitter, until
+from zkd.errors import NoNode, NotEmpty
+from zkd.zk import Acl, Batch, Create, Perms
+
+READ_ONLY = [Acl(Perms.READ, "world", "anyone")]
 
 NO_NUMBERS: dict[str, bytes] = {
     "an integer longer than Python converts, beside a repeated name": b'[{"a":1},{"a":2},%b]' % (b"1" * 5_000),
@@ -28,3 +36,107 @@ async def test_a_candidate_of_an_odd_name_brings_no_node_down(site: Site) -> Non
     await site.user.session.create(f"{site.user.paths.candidates}/x-{'²' * 10}")
     await site.node("b")
     assert (await site.user.do("echo", 1, node="b")).status == "done"
+
+
+async def delete_all(user: Submitter, path: str) -> None:
+    """As `deleteall` of zkCli.sh does."""
+    while True:
+        try:
+            for child in await user.session.children(path):
+                await delete_all(user, f"{path}/{child}")
+            await user.session.delete(path, -1)
+            return
+        except NotEmpty:
+            continue  # it is being mended already
+        except NoNode:
+            return
+
+
+@pytest.mark.parametrize(
+    "below",
+    ["results", "tasks", "nodes", "assign", "status", "dead", "control/candidates", "control/nodes", "control", ""],
+)
+async def test_a_directory_that_is_deleted_is_made_again(site: Site, below: str) -> None:
+    daemons = [await site.node("a"), await site.node("b")]
+    paths = site.user.paths
+    assert (await site.user.do("nap", 0)).status == "done"
+    await delete_all(site.user, f"{paths.root}/{below}".rstrip("/"))
+
+    async def is_done() -> bool:
+        for name in ("a", "b"):
+            try:
+                task_id = await site.user.drop({"kernel": "nap", "args": [0], "node": name})
+            except NoNode:
+                return False
+            if (await site.user.result(task_id)).status != "done":
+                return False
+        return True
+
+    await until(is_done, 10.0, "both nodes work again")
+    assert (await site.user.do("fail", retries=0)).status in ("failed", "rejected")
+    assert [daemon.phase.value for daemon in daemons] == ["serving", "serving"]
+
+
+async def test_a_result_waits_until_its_directory_may_be_written(site: Site) -> None:
+    """As with a quota that is used up: nothing is lost, and no slot is forgotten."""
+    await site.node("a", slots=2)
+    paths = site.user.paths
+    await site.user.do("nap", 0)
+    open_to_all = [Acl(Perms.ALL, "world", "anyone")]
+    await site.user.session.set_acl(paths.results, [Acl(31 - Perms.CREATE, "world", "anyone")], -1)
+    ids = [await site.user.drop({"kernel": "nap", "args": [0]}, f"waits-{n}") for n in range(6)]
+    ids.append(await site.user.drop(b"junk", "waits-junk"))
+    ids.append(await site.user.drop({"kernel": "nap", "args": [0], "delay_s": 60.0}, "waits-cancelled"))
+    await site.user.cancel("waits-cancelled")
+    await asyncio.sleep(0.5)
+    await site.user.session.set_acl(paths.results, open_to_all, -1)
+    statuses = [result.status for result in await site.user.results(ids)]
+    assert statuses == ["done"] * 6 + ["rejected", "cancelled"]
+
+
+async def test_a_task_that_may_only_be_read_ends_though_its_attempts_cannot_be_counted(site: Site) -> None:
+    await site.node("a", slots=1)
+    task_id = await site.user.drop({"kernel": "no_such", "args": [], "retries": 1}, acl=READ_ONLY)
+    assert (await site.user.result(task_id)).status == "rejected"
+    trace = site.trace()
+    failing = {"kernel": "unlucky", "args": [str(trace), 5], "retries": 1}
+    result = await site.user.result(await site.user.drop(failing, acl=READ_ONLY))
+    assert (result.status, result.error.path if result.error else "") == ("rejected", "$")
+    assert (await site.user.do("nap", 0)).status == "done"  # it keeps no slot
+
+
+async def test_relics_of_an_election_keep_nobody_from_leading(site: Site) -> None:
+    """A tree that was copied or restored has persistent znodes where living ones should be."""
+    user = site.user
+    for path in user.paths.skeleton():
+        await user.session.create(path)
+    await user.session.create(f"{user.paths.candidates}/old-0000000000", b"")
+    await user.session.create(user.paths.leader, b"{}")
+    await user.session.create(user.paths.epoch, b"")
+    await site.node("a")
+    assert (await user.do("nap", 0)).status == "done"
+
+
+async def test_assignments_of_many_tasks_need_not_fit_into_one_packet(site: Site) -> None:
+    """Two nodes of 4,096 slots, and ids as long as they may be: more than a server takes at once."""
+    daemon = await site.node("a", slots=1)
+    paths = site.user.paths
+    for name in ("wide-1", "wide-2"):
+        record = {"node": name, "incarnation": "x", "slots": 4096, "kernels": ["elsewhere"]}
+        await site.user.session.create(paths.node(name), json.dumps(record).encode(), ephemeral=True)
+        await site.user.session.create(paths.assignment(name), b"")
+    record = {"node": "greedy", "incarnation": "x", "slots": 10**9, "kernels": ["elsewhere"]}
+    await site.user.session.create(paths.node("greedy"), json.dumps(record).encode(), ephemeral=True)
+    writes = Batch(site.user.session)
+    drops = [writes.commit([Create(paths.task(f"{n:05}{'x' * 123}"), b'{"kernel":"elsewhere"}')]) for n in range(8_000)]
+    await asyncio.gather(*drops)
+
+    async def all_given() -> bool:
+        size = 0
+        for name in ("wide-1", "wide-2"):
+            size += len((await site.user.session.get(paths.assignment(name))).data)
+        return size > 1_100_000
+
+    await until(all_given, 20.0, "all tasks were given out")
+    assert (await site.user.do("nap", 0)).status == "done"
+    assert daemon.phase.value == "serving"

@@ -19,17 +19,21 @@ from zkd import codec
 from zkd.core.clock import ServerClock
 from zkd.core.queueing import standing
 from zkd.errors import (
+    AuthFailed,
     BadVersion,
     MultiFailed,
     NodeExists,
-    NoNode,
     OutcomeUnknown,
+    SessionClosed,
     SessionExpired,
     Unavailable,
+    ZooKeeperError,
 )
 from zkd.paths import NodeId, Paths
 from zkd.records import Leader
-from zkd.zk import Check, Create, Session, SetData, Stat, State
+from zkd.zk import Check, Create, Event, Session, SetData, Stat, State, ensure_path
+
+RETRY_S = 1.0  # when something is wrong that another try may not change
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,16 @@ class Election:
                     if await self._is_first():
                         reign = await self._take_office(me)
                         await self._reign(reign, lead)
-                except (Unavailable, OutcomeUnknown, SessionExpired, NoNode) as error:
+                except (Unavailable, OutcomeUnknown, SessionExpired) as error:
                     self._log.info("election.interrupted", error=str(error))
                     await asyncio.sleep(0.02)
+                except (SessionClosed, AuthFailed):
+                    raise
+                except ZooKeeperError as error:  # deleted, forbidden, over quota: people may mend it, or we
+                    self._log.error("election.failed", error=str(error))
+                    with suppress(ZooKeeperError):
+                        await ensure_path(self._session, self._paths.candidates)
+                    await self._pause(RETRY_S)
         finally:
             unsubscribe()
 
@@ -86,8 +97,8 @@ class Election:
                     stat = await self._session.exists(path)
                     if stat is not None and stat.ephemeral_owner == self._session.session_id:
                         await self._session.delete(path, -1)
-                except (NoNode, Unavailable, OutcomeUnknown, SessionExpired):
-                    continue
+                except ZooKeeperError as error:
+                    self._log.info("election.not_resigned", error=str(error))
 
     async def _pause(self, at_most_s: float | None) -> None:
         try:
@@ -112,7 +123,8 @@ class Election:
             return False
         if place.watch is not None:
             path = f"{self._paths.candidates}/{place.watch}"
-            if await self._session.exists(path, watch=lambda _: self._wake.set()) is not None:
+            stat = await self._session.exists(path, watch=self._saw)
+            if stat is not None and not await self._is_relic(path, stat):
                 await self._wake.wait()  # it leaves, or the state of our session changes
             return False
         return True
@@ -126,6 +138,17 @@ class Election:
                 if stat is not None and stat.ephemeral_owner == self._session.session_id:
                     return child
         return None
+
+    async def _is_relic(self, path: str, stat: Stat) -> bool:
+        """Whether this belongs to no session, as after a restored copy of the tree, or a slip. It is removed."""
+        if stat.ephemeral_owner:
+            return False
+        self._log.warning("election.relic_removed", path=path)
+        await self._session.delete(path, stat.version)
+        return True
+
+    def _saw(self, _: Event) -> None:
+        self._wake.set()
 
     async def _take_office(self, incarnation: str) -> Reign:
         session_id = self._session.session_id
@@ -158,8 +181,8 @@ class Election:
     async def _wait_for_old_leader(self, session_id: int) -> None:
         """A leader's entry stands although it is our turn: our own of an earlier try, or one about to go."""
         self._wake.clear()
-        stat = await self._session.exists(self._paths.leader, watch=lambda _: self._wake.set())
-        if stat is None:
+        stat = await self._session.exists(self._paths.leader, watch=self._saw)
+        if stat is None or await self._is_relic(self._paths.leader, stat):
             return
         if stat.ephemeral_owner == session_id:
             await self._session.delete(self._paths.leader, stat.version)
@@ -188,4 +211,11 @@ class Election:
             is_over = self._session.state in (State.UNKNOWN, State.EXPIRED, State.CLOSED)
             if is_over or not self._is_standing or self._session.session_id != reign.session_id:
                 return
+            try:
+                # Without it another may take office, and where control/ was deleted even in an epoch of our number.
+                stat = await self._session.exists(self._paths.leader, watch=self._saw)
+                if stat is None or stat.ephemeral_owner != reign.session_id:
+                    return
+            except ZooKeeperError as error:
+                self._log.info("election.interrupted", error=str(error))
             await self._wake.wait()

@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
 
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd.core.clock import ServerClock
-from zkd.errors import NodeExists, NoNode, ZooKeeperError
+from zkd.errors import NoNode, ZooKeeperError
 from zkd.paths import NodeId, Paths
 from zkd.records import NodeStatus
-from zkd.zk import Session, Stat, State
+from zkd.zk import Session, Stat, State, ensure_path
 
 BUSY_S = 1.0  # while kernels run: their progress is in it
 IDLE_S = 10.0  # 1,000 idle nodes cost the ensemble 100 writes/s
@@ -68,8 +67,7 @@ class Heartbeat:
         try:
             return await self._session.set(self._path, data, -1)
         except NoNode:
-            with suppress(NodeExists):
-                await self._session.create(self._path, data)
+            await ensure_path(self._session, self._path)
             return await self._session.set(self._path, data, -1)
 
     async def remove(self) -> None:

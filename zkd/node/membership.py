@@ -16,13 +16,24 @@ import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
-from zkd.errors import BadSettings, NodeExists, NoNode, OutcomeUnknown, SessionExpired, Unavailable
+from zkd.errors import (
+    AuthFailed,
+    BadSettings,
+    NodeExists,
+    NoNode,
+    OutcomeUnknown,
+    SessionClosed,
+    SessionExpired,
+    Unavailable,
+    ZooKeeperError,
+)
 from zkd.paths import PROTOCOL_VERSION, Paths
 from zkd.records import Assignment, Node
 from zkd.zk import Event, EventType, Session, State, StateChange, ensure_path
 
 # A former life's session ends within its timeout; a server rounds that up to its tick.
 PREDECESSOR_GRACE_S = 5.0
+REFUSED_S = 1.0  # before the next try when ZooKeeper forbids our entry
 
 
 class Membership:
@@ -64,7 +75,8 @@ class Membership:
                         is_watching = True
                     if self._is_doubtful:
                         self._is_doubtful = False
-                        if await self._session.exists(path) is None:
+                        stat = await self._session.exists(path)
+                        if stat is None or stat.ephemeral_owner != self.session_id:
                             self._leave()
                     if self.incarnation is None or self.session_id != self._session.session_id:
                         await self._prepare()
@@ -82,6 +94,14 @@ class Membership:
                     published = None
                     self._is_doubtful = True
                     await asyncio.sleep(0.05)
+                    continue
+                except ZooKeeperError as error:
+                    if self.session_id == 0 or isinstance(error, (SessionClosed, AuthFailed)):
+                        raise  # who has just started us should know; later a cluster must not fall with its ACLs
+                    self._log.error("node.entry_refused", error=str(error))
+                    published = None
+                    self._is_doubtful = True
+                    await asyncio.sleep(REFUSED_S)
                     continue
                 await self._wake.wait()
         finally:

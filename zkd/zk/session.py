@@ -17,6 +17,7 @@ import random
 from typing import TYPE_CHECKING, Any, Self
 
 from zkd.errors import (
+    NoAuth,
     NodeExists,
     NoNode,
     NoWatcher,
@@ -419,6 +420,9 @@ async def ensure_path(session: Session, path: str) -> None:
     except NoNode:
         await ensure_path(session, parent(path))
         await ensure_path(session, path)
+    except NoAuth:  # a server asks for the right to create before it looks whether there is anything to create
+        if await session.exists(path) is None:
+            raise
 
 
 async def end_session(
