@@ -63,6 +63,7 @@ async def test_a_memory_hog_fails_and_its_worker_lives_on(tmp_path: Path) -> Non
         assert isinstance(hog, Failed)
         assert hog.kind == "MemoryError"
         assert "128. MiB" in hog.message
+        assert hog.message.endswith("(this attempt may allocate 67108864 bytes)")
         # The limit was that run's alone.
         assert isinstance(await run(pool, "allocate", 128), Finished)
         assert pool.pids == before

@@ -131,7 +131,7 @@ class Worker:
             return frames.encode(frames.REJECTED, header)
         except Exception as error:
             self._after(limit)
-            return self._failed(error, time.perf_counter() - began)
+            return self._failed(error, time.perf_counter() - began, limit)
         self._after(limit)
         run_s, private, has_output = time.perf_counter() - began, self._memory.private(), self._has_output()
         if isinstance(result, bytes):
@@ -147,10 +147,12 @@ class Worker:
         if limit is not None:
             self._memory.allow_all()  # or the report of a run that hit its limit would hit it, too
 
-    def _failed(self, error: Exception, run_s: float) -> bytes:
+    def _failed(self, error: Exception, run_s: float, limit: int | None) -> bytes:
         # numpy raises a private subclass, whose name would mean nothing to a policy that looks for MemoryError.
         kind = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
         message, stack = _describe(error)
+        if isinstance(error, MemoryError) and limit is not None:  # Python's own has no words, numpy's not the reason
+            message = f"{message or 'out of memory'} (this attempt may allocate {limit} bytes)"
         traceback.clear_frames(error.__traceback__)  # what the kernel had allocated goes before the next call
         header = FailedHeader(run_s, self._memory.private(), self._has_output(), kind[:KIND_CHARS_MAX], message, stack)
         return frames.encode(frames.FAILED, header)
