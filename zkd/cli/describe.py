@@ -102,9 +102,10 @@ async def _task(client: Client, name: str, short: bool) -> dict[str, Any]:
             fields["task"] = _cut(_lines(record)) if short else record
     except (BadRecord, msgspec.DecodeError) as error:
         fields["malformed"] = str(error)
-    if dead is not None:
-        fields["attempts"] = [f"{a.cause} on {a.node}: {a.message}" for a in dead.attempts]
     result = await client.outcome(task)
+    if dead is not None and result is None:  # else the result tells them
+        tried = [f"{a.cause} on {a.node}: {a.message}" for a in dead.attempts]
+        fields["attempts"] = "\n".join(tried) if short else tried
     if result is not None:
         fields["result"] = _lines(_of_result(result, short)) if short else _of_result(result, short)
     return fields
@@ -124,6 +125,10 @@ def _of_result(result: Any, short: bool) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(result))
     if short and "value" in fields:
         fields["value"] = _cut(msgspec.json.encode(fields["value"]).decode())
+    if short and fields.get("attempts"):
+        fields["attempts"] = "\n".join(
+            f"{a['cause']} on {a.get('node')}: {a.get('message')}" for a in fields["attempts"]
+        )
     if short and isinstance(fields.get("error"), dict):
         trace = fields["error"].pop("traceback", None)
         fields["error"] = ": ".join(str(part) for part in fields["error"].values())

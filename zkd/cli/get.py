@@ -34,7 +34,13 @@ RESOURCES = ("nodes", "tasks", "results", "kernels", "dead")
 @click.command()
 @click.argument("what", type=click.Choice(RESOURCES))
 @click.argument("name", required=False)
-@click.option("--limit", default=LIMIT, help="Read so many tasks or results at most.", show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=LIMIT,
+    help="Read so many tasks or results at most.",
+    show_default=True,
+)
 @click.option("--local", is_flag=True, help="kernels: those installed here, without a cluster.")
 @output_option
 @connection_options
@@ -61,7 +67,8 @@ def get_command(
     if local:
         if what != "kernels":
             raise click.UsageError("--local is for kernels")
-        write_rows(_chosen(local_kernels(settings.workers.modules), name), output)
+        rows = _chosen(local_kernels(settings.workers.modules), name)
+        write_rows(rows, output, wide=() if name else WIDE["kernels"])
         return
     import asyncio
 

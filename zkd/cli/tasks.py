@@ -81,7 +81,7 @@ async def run_command(
         raise Stop(
             Exit.TIMED_OUT,
             f"error: no value of {kernel} after {timeout:g} s; the task is cancelled\n"
-            "  `zkd submit` drops a task without waiting; `zkd status` says whether anyone could run it.",
+            "  `zkd submit` drops a task without waiting, and `zkd why ID` says what that waits for.",
         ) from None
     write_value(value, output, path)
 

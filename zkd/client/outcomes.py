@@ -64,7 +64,8 @@ def error_of(task: TaskId, result: Result) -> TaskError | None:
             kind=kind,
             remote_traceback=(fault.traceback or "") if fault else "",
         )
-    message = f"task was {result.status}{place}: {what} [{task}]"
+    ended = result.status if result.status == "expired" else f"was {result.status}"
+    message = f"task {ended}{place}: {what} [{task}]"
     error = _BY_STATUS.get(result.status, TaskError)
     return error(message, task_id=task, node=result.node, attempt=result.attempt, kind=kind)
 
