@@ -273,7 +273,10 @@ class Daemon:
         self.executor.joined(incarnation, session_id)
         credentials = self.session.credentials
         if credentials is not None:
-            self._home.remember_session(self._cluster, credentials.session_id, credentials.password)
+            try:
+                self._home.remember_session(self._cluster, credentials.session_id, credentials.password)
+            except OSError as error:  # a full disk, say; then a successor waits for this session's end
+                self._log.warning("session.not_remembered", error=str(error))
 
     def _session_changed(self, change: StateChange) -> None:
         self._log.info("session.changed", state=change.state.name.lower(), session=f"{change.session_id:#x}")
@@ -407,13 +410,18 @@ class Daemon:
             await asyncio.sleep(SWEEP_S)
             if self.session.state is not State.CONNECTED:
                 continue
-            for task_id, files in self._store.task_ids().items():
-                try:
-                    if await self.session.exists(self._paths.result(task_id)) is None:
-                        for file in files:
-                            self._store.drop(file)
-                except ZooKeeperError:
-                    break
+            try:
+                for task_id, files in self._store.task_ids().items():
+                    if await self.session.exists(self._paths.result(task_id)) is not None:
+                        continue
+                    if self.executor.holds(task_id):
+                        continue  # it waits to be published, however old its file is
+                    for file in files:
+                        self._store.drop(file)
+            except ZooKeeperError as error:
+                self._log.info("blobs.not_swept", error=str(error))
+            except OSError as error:
+                self._log.warning("blobs.not_swept", error=str(error))
 
     # --- HTTP -------------------------------------------------------------------------------------------
 

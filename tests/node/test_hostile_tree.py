@@ -9,7 +9,9 @@ import pytest
 
 from tests.node.conftest import Site
 from tests.node.submitter import Submitter, until
+from zkd.daemon import Daemon
 from zkd.errors import NoNode, NotEmpty
+from zkd.paths import Paths
 from zkd.zk import Acl, Batch, Create, Perms
 
 READ_ONLY = [Acl(Perms.READ, "world", "anyone")]
@@ -140,3 +142,19 @@ async def test_assignments_of_many_tasks_need_not_fit_into_one_packet(site: Site
     await until(all_given, 20.0, "all tasks were given out")
     assert (await site.user.do("nap", 0)).status == "done"
     assert daemon.phase.value == "serving"
+
+
+async def test_a_root_below_a_locked_directory_can_be_used(site: Site) -> None:
+    """Who may not create znodes above ours need not: they are there."""
+    user = site.user
+    root = f"{site.root}/inner"
+    for path in Paths(root).skeleton():
+        await user.session.create(path)
+    await user.session.set_acl(site.root, READ_ONLY, -1)
+    async with Daemon(site.settings("a", zookeeper__root=root)):
+        await user.session.create(f"{root}/tasks/t", b'{"kernel":"nap","args":[0]}')
+
+        async def is_done() -> bool:
+            return await user.is_there(f"{root}/results/t")
+
+        await until(is_done, 4.0, "the task is done")

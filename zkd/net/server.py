@@ -45,7 +45,8 @@ async def serve(
 
     async def keep(request: web.Request) -> web.Response:
         expected, given = token(), request.headers.get("Authorization", "")
-        if expected is None or not hmac.compare_digest(given.encode(), f"Bearer {expected}".encode()):
+        given_bytes = given.encode(errors="surrogateescape")  # as it came
+        if expected is None or not hmac.compare_digest(given_bytes, f"Bearer {expected}".encode()):
             raise web.HTTPUnauthorized(text="expected `Authorization: Bearer` with the token in control/token\n")
         sha, size = request.match_info["sha"], request.content_length
         if not is_digest(sha) or size is None or request.query.get("format") not in ("npy", "json"):
@@ -57,6 +58,8 @@ async def serve(
             await store.receive(sha, size, blob_format, request.content.iter_chunked(CHUNK))
         except ResultLost as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
+        except OSError as error:
+            raise web.HTTPInsufficientStorage(text=f"the node cannot write it: {error.strerror}\n") from None
         return web.Response(status=201)
 
     async def healthz(_: web.Request) -> web.Response:

@@ -166,6 +166,10 @@ class Executor:
     def queued(self) -> int:
         return sum(held.state in (State.READING, State.QUEUED) for held in self._held.values())
 
+    def holds(self, task_id: TaskId) -> bool:
+        """Whether this node still has to do with the task, if only to publish its outcome."""
+        return task_id in self._held
+
     def running(self) -> list[Running]:
         now = self._now()
         return [
@@ -461,6 +465,12 @@ class Executor:
     async def _settle(self, held: Held, task: Task, outcome: Outcome) -> None:
         held.advance(Step.ENDED)
         line = held.line
+        if isinstance(outcome, Finished) and outcome.blob is not None:
+            blob = outcome.blob
+            try:
+                self._store.keep(blob.path, line.id, blob.sha256, blob.format)
+            except OSError as error:
+                outcome = Failed("OSError", f"the result cannot be kept as a file: {error}", "", outcome.run_s)
         if isinstance(outcome, Finished):
             verdict: Publish | TryAgain = Publish("done", attempts=tuple(task.attempts))
         elif isinstance(outcome, Rejected):
@@ -486,7 +496,6 @@ class Executor:
         if isinstance(outcome, Finished):
             if outcome.blob is not None:
                 blob = outcome.blob
-                self._store.keep(blob.path, line.id, blob.sha256, blob.format)
                 address = self._address()
                 nodes = {self._node: f"{address}/v1/blobs/{blob.sha256}"} if address else {}
                 ref = BlobRef(blob.sha256, blob.size, blob.format, nodes)

@@ -10,6 +10,7 @@ result's znode; a copy may be dropped at any time when it is not in use.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -36,7 +37,7 @@ class BlobStore:
     def __init__(self, data_dir: Path) -> None:
         self.results = data_dir / "blobs"
         self.cache = data_dir / "cache"
-        self._by_sha: dict[str, Path] = {}
+        self._by_sha: dict[str, list[Path]] = {}  # two tasks may have given the same bytes
         for directory in (self.results, self.cache):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half_written in self.cache.glob("*.tmp"):
@@ -44,7 +45,7 @@ class BlobStore:
         for path in list(self.results.iterdir()):
             name = _RESULT.match(path.name)
             if name:
-                self._by_sha[name["sha"]] = path
+                self._by_sha.setdefault(name["sha"], []).append(path)
             else:  # a worker of a former life wrote it, and nobody published it
                 path.unlink(missing_ok=True)
 
@@ -53,16 +54,18 @@ class BlobStore:
         kept = self.results / f"{task_id}.{sha256}.{blob_format}"
         path.rename(kept)
         _sync_directory(self.results)
-        self._by_sha[sha256] = kept
+        same = self._by_sha.setdefault(sha256, [])
+        if kept not in same:
+            same.append(kept)
         return kept
 
     def find(self, sha256: str) -> Path | None:
         """The file with these bytes, if it lies here."""
         if not is_digest(sha256):
             return None
-        path = self._by_sha.get(sha256)
-        if path is not None and path.exists():
-            return path
+        for path in self._by_sha.get(sha256, ()):
+            if path.exists():
+                return path
         for blob_format in ("npy", "json"):
             cached = self.cache / f"{sha256}.{blob_format}"
             if cached.exists():
@@ -91,7 +94,8 @@ class BlobStore:
                     digest.update(chunk)
                     file.write(chunk)
                 file.flush()
-                os.fsync(file.fileno())
+                # Seconds for a large one on a slow disk: longer than the loop may be away from ZooKeeper.
+                await asyncio.to_thread(os.fsync, file.fileno())
             if written != size or digest.hexdigest() != sha256:
                 raise ResultLost(f"blob {sha256}: expected {size} bytes of this sha256, got {written} other bytes")
             half_written.rename(path)
@@ -112,7 +116,12 @@ class BlobStore:
     def drop(self, path: Path) -> None:
         """Remove a result's file; its znode is gone."""
         path.unlink(missing_ok=True)
-        self._by_sha = {sha: kept for sha, kept in self._by_sha.items() if kept != path}
+        name = _RESULT.match(path.name)
+        same = self._by_sha.get(name["sha"], []) if name else []
+        if path in same:
+            same.remove(path)
+            if name and not same:
+                del self._by_sha[name["sha"]]
 
     def _make_room(self, size: int) -> None:
         files = sorted((stat.st_atime, stat.st_size, path) for path in self.cache.iterdir() if (stat := path.stat()))
