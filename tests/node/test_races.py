@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.node.conftest import MODULES, Site
 from tests.node.submitter import submitting, until
+from zkd import codec
+from zkd.core import dispatch
 from zkd.core.lifecycle import State
 from zkd.daemon import Daemon
+from zkd.records import Result
+from zkd.zk import Create, Delete, Session, values
 from zkd.zk.server import EmbeddedServer
 from zkd.zk.server.wire import Op
 
@@ -116,3 +123,61 @@ async def test_a_task_that_is_given_again_while_it_is_let_go_runs_again(own_site
     await until(runs_again, 6.0, "it runs again")
     assert await own_site.user.cancel(task_id)
     assert (await own_site.user.result(task_id)).status == "cancelled"
+
+
+async def test_a_task_that_is_cancelled_while_its_holder_is_dying_has_a_result(
+    embedded: EmbeddedServer, own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the holder will publish nothing is known only when its session is over."""
+    monkeypatch.setattr(dispatch, "ORPHAN_GRACE_S", 0.5)
+    await own_site.node("a")
+    lost = await own_site.node("b")
+    task_id = await own_site.user.drop({"kernel": "nap", "args": [60], "node": "b"})
+    await until(lambda: is_running(lost), 4.0, "it runs")
+    embedded.partition(lost.session.session_id)
+    assert await own_site.user.cancel(task_id)
+    await asyncio.sleep(1.5)  # longer than a holder takes that lives, shorter than a session
+    embedded.expire(lost.session.session_id)
+    assert (await own_site.user.result(task_id)).status == "cancelled"
+    embedded.heal()
+
+
+async def test_what_a_lost_node_had_finished_does_not_hold_up_what_it_had_not(
+    embedded: EmbeddedServer, own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, paths = own_site.user, own_site.user.paths
+    leader = await own_site.node("a", slots=1)
+    written: list[str] = []
+    multi = leader.session.multi
+
+    async def counted(ops: Sequence[values.Op], **how: Any) -> Any:
+        written.extend(op.path for op in ops if isinstance(op, Create))
+        return await multi(ops, **how)
+
+    monkeypatch.setattr(leader.session, "multi", counted)
+    async with Session(embedded.connect_string, timeout_s=5.0) as other:
+        await other.connected(5.0)
+        record = {"node": "b", "incarnation": "x", "slots": 4096, "kernels": ["elsewhere"]}
+        await user.session.create(paths.assignment("b"), b"")
+        await other.create(paths.node("b"), json.dumps(record).encode(), ephemeral=True)
+        ids = [await user.drop({"kernel": "elsewhere"}) for _ in range(300)]
+
+        async def has_all() -> bool:
+            given = (await other.get(paths.assignment("b"))).data
+            return all(task_id.encode() in given for task_id in ids)
+
+        await until(has_all, 4.0, "all were given to b")
+        result = codec.encode(Result(status="done"))
+        await asyncio.gather(
+            *(other.multi([Delete(paths.task(it), 0), Create(paths.result(it), result)]) for it in ids[2:])
+        )
+        assert await user.cancel(ids[1])
+        await asyncio.sleep(0.3)  # the leader has seen all of this
+    await user.set_state("b", "cordoned")
+
+    async def is_taken_back() -> bool:
+        return (await user.session.get(paths.task(ids[0]))).stat.version > 0
+
+    await until(is_taken_back, 2.0, "the one that b had not finished is free again")
+    assert (await user.result(ids[1])).status == "cancelled"
+    assert [path for path in written if path.startswith(paths.results)] == [paths.result(ids[1])]

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 OUTAGE_MAX_S = 60.0  # so long a call goes on trying to reach ZooKeeper before it raises
 # A result that was read is deleted this much later. A node whose commit was not answered sends it again, within
 # its session timeout, and takes the result that it finds for the answer; without it, it would take the task for
-# cancelled and publish that (docs/decisions/0006).
+# cancelled and publish that (docs/decisions/0006). So does a leader for what a node held that it lost, and both
+# take longer where sessions do.
 FORGET_AFTER_S = 10.0
+FORGET_AFTER_TIMEOUT_S = 4.0
 FORGET_TOGETHER_S = 1.0  # so many packets fewer
 CLOSE_TIMEOUT_S = 2.0
 ANY_VERSION = -1
@@ -207,7 +209,7 @@ class DropBox:
     def forget(self, tasks: Iterable[TaskId]) -> None:
         """Delete these results later and together. If that does not happen, their time to live ends them."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + FORGET_AFTER_S
+        due = loop.time() + max(FORGET_AFTER_S, self.session.timeout_s + FORGET_AFTER_TIMEOUT_S)
         self._read.extend((due, task) for task in tasks)
         if self._forget_timer is None:
             self._forget_timer = loop.call_at(due + FORGET_TOGETHER_S, self._forget_due)

@@ -32,8 +32,8 @@ UNKNOWN_KERNEL_GRACE_S = 0.5
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 # The holder of a deleted task kills its kernel (at most 2 s) and publishes `cancelled`. If the holder is lost
-# in this time, the leader publishes in its place.
-ORPHAN_GRACE_S = 5.0
+# in this time, the leader publishes in its place. To this comes the time after which a loss is known.
+ORPHAN_GRACE_S = 3.0
 # A list in assign/<node> may keep lines whose task is gone for this long. Under load the next assignment
 # carries them off; else a write of their own does, and the node learns what was cancelled.
 TRIM_S = 0.2
@@ -169,8 +169,10 @@ Command = Assign | End | TakeBack | Mourn
 class Dispatch:
     """One reign of one leader. Every method takes what happened; `commands(now)` says what to do about it."""
 
-    def __init__(self, me: NodeId) -> None:
+    def __init__(self, me: NodeId, *, loss_s: float = 0.0) -> None:
+        """`loss_s`: how long after its last sign of life a node may count as here, the session timeout."""
         self.me = me
+        self._orphan_grace_s = loss_s + ORPHAN_GRACE_S
         self.tasks: dict[TaskId, Entry] = {}
         self.members: dict[NodeId, Member] = {}
         self.states: dict[NodeId, NodeState] = {}
@@ -247,7 +249,7 @@ class Dispatch:
             member.pace.finished(now)
             self._release(entry, now)
             member.ended.append((now, mourn))
-            while member.ended[0][0] < now - ORPHAN_GRACE_S:
+            while member.ended[0][0] < now - self._orphan_grace_s:
                 member.ended.popleft()
 
     def task_unreadable(self, task_id: TaskId, czxid: int, version: int, why: str) -> None:
@@ -286,7 +288,7 @@ class Dispatch:
             # One that left in order stopped its kernels; that it had no time to hand a task back is no loss.
             self._lost_holder(entry, node, "drain" if member.record.draining else "node_loss")
         for at, mourn in member.ended:
-            if at >= now - ORPHAN_GRACE_S:
+            if at >= now - self._orphan_grace_s:
                 self._mourn(mourn)
 
     def node_state(self, node: NodeId, state: NodeState) -> None:

@@ -34,7 +34,7 @@ from zkd.errors import (
     Unavailable,
     ZooKeeperError,
 )
-from zkd.paths import NodeId, Paths, TaskId, leaf
+from zkd.paths import NodeId, Paths, TaskId, is_name, leaf
 from zkd.records import Assignment, Dead, Node, OperatorState, Result, Task
 from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State, ensure_path
 
@@ -47,6 +47,7 @@ MEND_S = 1.0  # before the next try when something is wrong that another try may
 # A transaction of assignments. A node with all slots full, and the work ahead of it, has a list below 800 kB.
 ASSIGN_BYTES = 200_000
 SLOTS_MAX = 4096
+MOURNED_UNSEEN_MAX = 8  # so many cancelled tasks get their results without a look whether these are there
 FRESH_MAX = 2_000  # tasks just read, kept so that the leader's own node need not read them again
 FRESH_BYTES_MAX = 4096
 
@@ -147,7 +148,7 @@ class Dispatcher:
         self._to_read.clear()
         self._reading.clear()
         self._fresh.clear()
-        mind = Dispatch(self._node)
+        mind = Dispatch(self._node, loss_s=self._session.timeout_s)  # that of the others is most likely the same
         await self._load(mind)
         self.mind = mind
         errors: list[Exception] = []
@@ -371,6 +372,7 @@ class Dispatcher:
                 raise Unavailable(self._paths.tasks, "the connection changed")
             self._take_events(mind, group)
             assigns: list[Assign] = []
+            mourns: list[Mourn] = []
             for command in mind.commands(self._now()):
                 if isinstance(command, Assign):
                     assigns.append(command)
@@ -379,7 +381,12 @@ class Dispatcher:
                 elif isinstance(command, TakeBack):
                     group.create_task(self._take_back(mind, command, session_id, check))
                 else:
-                    group.create_task(self._mourn(mind, command, session_id, check))
+                    mourns.append(command)
+            if len(mourns) > MOURNED_UNSEEN_MAX:
+                group.create_task(self._mourn_many(mind, group, mourns, session_id, check))
+            else:
+                for mourn in mourns:
+                    group.create_task(self._mourn(mind, mourn, session_id, check))
             if assigns:
                 await self._assign(assigns, session_id, epoch, check)
                 if self._now() < reconcile_at:
@@ -474,6 +481,24 @@ class Dispatcher:
         elif ending is Ending.STUCK:
             mind.task_unwritable(command.id, command.version)
             self._wake.set()
+
+    async def _mourn_many(
+        self, mind: Dispatch, group: asyncio.TaskGroup, mourns: list[Mourn], session_id: int, check: Check
+    ) -> None:
+        """Of what a lost node held last, most has ended well. A look costs far less than a refused transaction,
+        and those would stand in the way of what is taken back."""
+        known = [mourn for mourn in mourns if is_name(mourn.id)]
+        for start in range(0, len(known), READ_AT_ONCE):
+            some = known[start : start + READ_AT_ONCE]
+            found = await self._session.children_many([self._paths.result(mourn.id) for mourn in some])
+            for mourn, got in zip(some, found, strict=True):
+                if isinstance(got, NoNode):
+                    group.create_task(self._mourn(mind, mourn, session_id, check))
+                else:
+                    mind.mourned(mourn.id)
+        for mourn in mourns:
+            if not is_name(mourn.id):  # as large as a packet, perhaps
+                group.create_task(self._mourn(mind, mourn, session_id, check))
 
     async def _mourn(self, mind: Dispatch, mourn: Mourn, session_id: int, check: Check) -> None:
         result = msgspec.structs.replace(
