@@ -50,6 +50,13 @@ async def test_map(client: zkd.Client) -> None:
     assert await client.map("numpy.add", range(20_000), 1) == list(range(1, 20_001))
 
 
+async def test_map_takes_arrays_too_large_for_a_znode(client: zkd.Client) -> None:
+    rows = np.arange(400_000.0).reshape(4, 100_000)
+    assert await client.map("numpy.sum", rows) == [row.sum() for row in rows]
+    sums = await client.map("numpy.add", range(3), rows[0])
+    assert all(np.array_equal(value, rows[0] + number) for number, value in enumerate(sums))
+
+
 async def test_an_error_in_map_names_the_item(client: zkd.Client) -> None:
     with pytest.raises(zkd.TaskFailed, match="item 0: ") as caught:
         await client.map("test.fail", ["a", "b"])

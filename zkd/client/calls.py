@@ -32,14 +32,16 @@ if TYPE_CHECKING:
 # whoever waits behind it, hardly notices it.
 CHUNK_ITEMS_MAX = 5000
 CHUNK_BYTES_MAX = 128 * 1024
+# An item, or the arguments that go with each, beyond this travel by reference: both have to fit into one znode.
+AHEAD_BYTES = TASK_BYTES_MAX // 4
 CHUNKS_A_SLOT = 4  # so that slots which end early find more to do
 IN_FLIGHT_MIN = 16
 
-# Where a worker says which item it was: the path of a refused one, or the note on a kernel's exception.
 # Nobody but the caller of `run` and `map` wants their results, and he is here. One that he left behind in a hurry
 # goes after this long; he can be without a connection for as long, too.
 RUN_TTL_S = 300.0
 
+# Where a worker says which item it was: the path of a refused one, or the note on a kernel's exception.
 _ITEM = re.compile(r"(?:^\$\.items\[|raised by item )(\d+)", re.MULTILINE)
 
 T = TypeVar("T")
@@ -98,7 +100,8 @@ class Calls:
         """Run a kernel on some node and return its value: numbers, text, lists, dicts, numpy arrays.
 
         Waits as long as the task takes; bound it with `options(timeout_s=…, not_after_s=…)` or by
-        `asyncio.timeout`. If the caller is cancelled, so is the task. The result does not stay in the tree.
+        `asyncio.timeout`. If the caller is cancelled, so is the task. The result is deleted soon after it was read; if
+        this client closes before that, after five minutes.
         Raises what `Handle.result` raises.
         """
         task = self._box.new_id()
@@ -173,7 +176,11 @@ class Calls:
         running: deque[asyncio.Task[list[Any]]] = deque()
         start = 0
         try:
+            if sum(map(_size, (*args, *kwargs.values()))) >= AHEAD_BYTES:
+                args, kwargs = await self._uploads.refer(args), await self._uploads.refer(kwargs)
             async for batch in batches:
+                if any(_size(item) >= AHEAD_BYTES for item in batch):
+                    batch = await self._uploads.refer(batch)
                 for count, text in self._encode_items(kernel, batch, args, kwargs):
                     if len(running) >= in_flight:
                         yield await running.popleft()
@@ -217,13 +224,13 @@ class Calls:
         """The task as JSON; arrays that do not fit into a znode are sent ahead, and referred to."""
         from zkd.arrays import to_json
 
-        if sum(getattr(value, "nbytes", 0) for value in (*args, *kwargs.values())) < TASK_BYTES_MAX // 2:
+        if sum(map(_size, (*args, *kwargs.values()))) < TASK_BYTES_MAX // 2:
             text = encode(Task(kernel, Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)), **fields))
             if len(text) <= TASK_BYTES_MAX:
                 return text
         args, kwargs = await self._uploads.refer(list(args)), await self._uploads.refer(kwargs)
         text = encode(Task(kernel, Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)), **fields))
-        return self._bounded(text, "arguments")
+        return self._bounded(text, "the arguments make")
 
     def _encode_items(
         self, kernel: str, items: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -241,16 +248,25 @@ class Calls:
                 step = max(1, min(len(some) // 2, len(some) * CHUNK_BYTES_MAX // len(text)))
                 left.extendleft(reversed([some[at : at + step] for at in range(0, len(some), step)]))
                 continue
-            yield len(some), self._bounded(encode(Task(kernel, *shared, items=Raw(text), **self._run_fields)), "item")
+            yield (
+                len(some),
+                self._bounded(encode(Task(kernel, *shared, items=Raw(text), **self._run_fields)), "one item makes"),
+            )
 
     def _bounded(self, text: bytes, what: str) -> bytes:
         if len(text) > TASK_BYTES_MAX:
             raise TooLarge(
                 self._box.paths.tasks,
-                f"the {what} make a task of {len(text)} bytes, at most {TASK_BYTES_MAX} fit into a znode: "
+                f"{what} a task of {len(text)} bytes, at most {TASK_BYTES_MAX} fit into a znode: "
                 f"numpy arrays travel by reference, lists do not",
             )
         return text
+
+
+def _size(value: Any) -> int:
+    """Of an array, in bytes; 0 for what is none."""
+    size: int = getattr(value, "nbytes", 0)
+    return size
 
 
 def _name_item(error: TaskError, fault: Fault | None, start: int, count: int) -> None:
