@@ -149,8 +149,14 @@ def _parameter(annotation: Any, function: object, name: str) -> Convert | None:
     except (TypeError, RecursionError) as error:
         raise BadKernel(
             f"{place(function)}: the annotation of {name!r}, {words(annotation)}, "
-            f"cannot be checked against JSON: {error}"
+            f"cannot be checked against JSON: {_words_of(error)}"
         ) from None
+
+
+def _words_of(error: Exception) -> str:
+    """msgspec's message ends with the type; before that it advises on its own hooks, which nobody has here."""
+    *_, last = str(error).strip().splitlines() or [""]
+    return last
 
 
 def signature_text(function: Callable[..., Any]) -> str:
