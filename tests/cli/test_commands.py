@@ -277,7 +277,9 @@ def test_status_counts(zkd: Zkd) -> None:
     text = zkd("status").out
     assert re.search(r"^leader: +dev-[12], epoch \d+$", text, re.MULTILINE)
     assert re.search(r"^slots: +\d of 2 in use$", text, re.MULTILINE)
-    assert len(zkd("status", "-o", "json").json["nodes"]) == 2
+    found = zkd("status", "-o", "json").json
+    assert (len(found["nodes"]), found["slots"], type(found["tasks"])) == (2, 2, int)
+    assert found["leader"] in ("dev-1", "dev-2")
 
 
 def test_doctor_finds_a_healthy_cluster(zkd: Zkd) -> None:

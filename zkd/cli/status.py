@@ -21,22 +21,42 @@ async def status_command(client: Client, output: str) -> None:
     nodes, statuses, leader = await client.nodes(), await client.statuses(), await client.leader()
     here = [statuses[node] for node in nodes if node in statuses]
     server = client.session.server
-    fields: dict[str, Any] = {
-        "zookeeper": f"{server[0]}:{server[1]}, of {client.hosts}" if server else client.hosts,
-        "root": client.paths.root,
-        "leader": f"{leader.node}, epoch {leader.epoch}" if leader else "nobody",
-        "nodes": len(nodes),
-        "slots": f"{sum(status.slots_used for status in here)} of {sum(node.slots for node in nodes.values())} in use",
-        "tasks": f"{await _count(client, client.paths.tasks)} in the drop box",
-        "running": sum(len(status.running) for status in here),
-        "results": f"{await _count(client, client.paths.results)} kept",
-        "dead": await _count(client, client.paths.dead),
-    }
+    address = f"{server[0]}:{server[1]}" if server else None
+    used, slots = sum(status.slots_used for status in here), sum(node.slots for node in nodes.values())
+    running = sum(len(status.running) for status in here)
+    tasks, results, dead = [
+        await _count(client, path) for path in (client.paths.tasks, client.paths.results, client.paths.dead)
+    ]
     if output in ("json", "jsonl"):
         from zkd.cli.get import nodes as node_rows
 
-        write_fields({**fields, "nodes": await node_rows(client, None, 0, False)}, output)
+        found: dict[str, Any] = {
+            "hosts": client.hosts,
+            "server": address,
+            "root": client.paths.root,
+            "leader": leader.node if leader else None,
+            "epoch": leader.epoch if leader else None,
+            "slots": slots,
+            "used": used,
+            "tasks": tasks,
+            "running": running,
+            "results": results,
+            "dead": dead,
+            "nodes": await node_rows(client, None, 0, False),
+        }
+        write_fields(found, output)
         return
+    fields: dict[str, Any] = {
+        "zookeeper": client.hosts if address in (None, client.hosts) else f"{address}, of {client.hosts}",
+        "root": client.paths.root,
+        "leader": f"{leader.node}, epoch {leader.epoch}" if leader else "nobody",
+        "nodes": len(nodes),
+        "slots": f"{used} of {slots} in use",
+        "tasks": f"{tasks} in the drop box",
+        "running": running,
+        "results": f"{results} kept",
+        "dead": dead,
+    }
     write_fields(fields, output)
     if nodes and output in FOR_PEOPLE:
         from zkd.cli.get import nodes as node_rows
