@@ -42,6 +42,7 @@ async def cluster(embedded: EmbeddedServer) -> AsyncIterator[StandIn]:
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results go soon after they were read. No node here sends a commit twice, which is what the wait is for."""
     monkeypatch.setattr("zkd.client.dropbox.FORGET_AFTER_S", 0.02)
+    monkeypatch.setattr("zkd.client.dropbox.FORGET_AFTER_TIMEOUT_S", -60.0)
     monkeypatch.setattr("zkd.client.dropbox.FORGET_TOGETHER_S", 0.01)
 
 
