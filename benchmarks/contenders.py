@@ -42,27 +42,31 @@ class Contender(Protocol):
 
 
 def cpu_s(pids: list[int]) -> float:
-    """CPU seconds used so far by these processes and everything below them."""
+    """CPU seconds used so far by these processes and everything below them, each counted once."""
     total = 0.0
-    for pid in pids:
+    for process in _all_of(pids):
         with contextlib.suppress(psutil.NoSuchProcess):
-            top = psutil.Process(pid)
-            for process in [top, *top.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    times = process.cpu_times()
-                    total += times.user + times.system
+            times = process.cpu_times()
+            total += times.user + times.system
     return total
 
 
 def memory_mb(pids: list[int]) -> float:
     """Proportional set size of these processes and everything below them."""
     total = 0
-    for pid in pids:
-        top = psutil.Process(pid)
-        for process in [top, *top.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_full_info().pss
+    for process in _all_of(pids):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
     return total / 2**20
+
+
+def _all_of(pids: list[int]) -> set[psutil.Process]:
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(pid)
+            found |= {top, *top.children(recursive=True)}
+    return found
 
 
 def free_port() -> int:
@@ -127,7 +131,9 @@ def zkd_cluster(nodes: int = 1) -> Iterator[Zkd]:
 
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(ApacheServer(home / "zookeeper", flags=Flags(force_sync=True)))
+        server = stack.enter_context(
+            ApacheServer(home / "zookeeper", flags=Flags(force_sync=True, long_lived=True, heap="1000m"))
+        )
         daemons = []
         for number in range(nodes):
             name = f"bench-{number}"
@@ -162,8 +168,8 @@ class Dask:
         self._client.submit(_same, PAYLOAD, pure=False).result()
 
     def pids(self) -> list[int]:
-        # Its scheduler runs in this very process, so only the workers stand apart.
-        return [child.pid for child in psutil.Process().children() if "dask" in " ".join(child.cmdline())]
+        # Its scheduler runs in this very process, so only its nannies and workers stand apart.
+        return [nanny.pid for nanny in self._cluster.workers.values() if nanny.pid]
 
     def close(self) -> None:
         self._client.close()
@@ -275,7 +281,10 @@ class LockingQueue:
 def kazoo_cluster() -> Iterator[LockingQueue]:
     from zkd.zk.apache import ApacheServer, Flags
 
-    with tempfile.TemporaryDirectory() as home, ApacheServer(home, flags=Flags(force_sync=True)) as server:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        ApacheServer(home, flags=Flags(force_sync=True, long_lived=True, heap="1000m")) as server,
+    ):
         consumers = [
             subprocess.Popen([sys.executable, "-m", "benchmarks.kazoo_consumer", server.connect_string]) for _ in "12"
         ]

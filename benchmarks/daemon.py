@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
-        flags = Flags(force_sync=True, tick_ms=2000, netty=options.netty)
+        flags = Flags(force_sync=True, long_lived=True, heap="1000m", tick_ms=2000, netty=options.netty)
         with ApacheServer(home / "zookeeper", flags=flags) as server:
             alone, ready_s = start("alone", server.connect_string, home, 2)
             time.sleep(2)

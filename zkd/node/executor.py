@@ -50,6 +50,9 @@ from zkd.workers import Call, Cancelled, Died, Failed, Finished, Outcome, Pool, 
 from zkd.zk import Session, Stat
 from zkd.zk import State as Connection
 
+# Runs that wait in the pool beyond the slots: it hands the next one to a worker in the very callback that frees
+# it, while a worker that had to wait for us would stand idle for some turns of a busy loop.
+AHEAD = 2
 STOP_S = 5.0  # for what was told to stop: SIGTERM, grace, SIGKILL, and a write
 READ_AT_ONCE = 16  # tasks may be 512 KiB each
 NOT_WRITABLE = BadRecord("$", "expected a znode that zkd may write, to count its attempts: its ACL does not let it")
@@ -133,7 +136,8 @@ class Executor:
         self._is_draining = False
         self._is_fed = False  # our own dispatcher leads and hands us our share directly
         self._group: asyncio.TaskGroup | None = None
-        self.slots_used = 0
+        self._slots_taken = 0
+        self._wide = 0  # running tasks of more than one slot
         self.tally = Tally()
 
     # --- What others ask and tell -----------------------------------------------------------------------
@@ -162,6 +166,10 @@ class Executor:
         """Our own dispatcher leads no longer; from here on assign/<node> is to be read."""
         self._is_fed = False
         self._wake.set()
+
+    @property
+    def slots_used(self) -> int:
+        return min(self._slots, self._slots_taken)
 
     def queued(self) -> int:
         return sum(held.state in (State.READING, State.QUEUED) for held in self._held.values())
@@ -368,17 +376,20 @@ class Executor:
 
     def _start_what_fits(self) -> None:
         assert self._group is not None
-        while self._queue and self.slots_used < self._slots:
+        while self._queue and self._slots_taken < self._slots + AHEAD:
             held = self._held.get(self._queue[0][2])
             if held is None or held.state is not State.QUEUED or held.stopped_for or held.work:
                 heapq.heappop(self._queue)
                 continue
             task = held.task
             assert task is not None
-            if self.slots_used + task.slots > self._slots:
+            is_wide = task.slots > 1
+            limit = self._slots if is_wide or self._wide else self._slots + AHEAD
+            if self._slots_taken + task.slots > limit:
                 return
             heapq.heappop(self._queue)
-            self.slots_used += task.slots
+            self._slots_taken += task.slots
+            self._wide += is_wide
             held.advance(Step.STARTED)
             held.started = self._now()
             held.work = self._group.create_task(self._run(held, task))
@@ -397,7 +408,8 @@ class Executor:
             current.uncancel()
             outcome = Cancelled(self._now() - held.started)
         finally:
-            self.slots_used -= task.slots
+            self._slots_taken -= task.slots
+            self._wide -= task.slots > 1
             self._start_what_fits_later()
         if held.state is not State.RUNNING:
             return  # dropped while it ran
