@@ -15,13 +15,15 @@ import msgspec
 from msgspec import UNSET
 
 from zkd.errors import BadRecord
-from zkd.records import TASK_BYTES_MAX, Result, Task
+from zkd.records import HISTORY_BYTES_MAX, TASK_BYTES_MAX, Result, Task
 
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 _task = msgspec.json.Decoder(Task).decode
 _result = msgspec.json.Decoder(Result).decode
+
+ATTEMPTS_FIELD_BYTES = len(b',"attempts":')
 
 # One JSON string, and the colon that makes it a name. Scanning by whole strings keeps in step with the text.
 _STRING = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?', re.DOTALL)
@@ -36,11 +38,16 @@ def encode(record: Any) -> bytes:
 
 def decode_task(text: bytes) -> Task:
     """The task in these bytes, or a `BadRecord`."""
-    if len(text) > TASK_BYTES_MAX:
-        raise BadRecord(
-            "$", f"expected at most {TASK_BYTES_MAX} bytes, got {len(text)}: pass large arrays by reference"
-        )
+    too_large = BadRecord(
+        "$", f"expected at most {TASK_BYTES_MAX} bytes, got {len(text)}: pass large arrays by reference"
+    )
+    if len(text) > TASK_BYTES_MAX + HISTORY_BYTES_MAX:
+        raise too_large
     task = _decode(_task, text)
+    # What was tried before is our own writing: a task that was accepted must not become too large by it.
+    history = len(encode(task.attempts)) if task.attempts else 0
+    if len(text) - history > TASK_BYTES_MAX + (ATTEMPTS_FIELD_BYTES if history else 0):
+        raise too_large
     refuse_duplicate_names(text)
     _expect(task.args, b"[", "$.args", "array")
     _expect(task.kwargs, b"{", "$.kwargs", "object")

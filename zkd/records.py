@@ -24,6 +24,7 @@ NODE_LOSSES_MAX = 10
 # Znode sizes. A server takes less than 1 MiB in a whole request; half of it leaves room for the history
 # that retries add and for a transaction around it.
 TASK_BYTES_MAX = 512 * 1024
+HISTORY_BYTES_MAX = 256 * 1024  # what attempts may add to a task that was accepted
 RESULT_INLINE_BYTES_MAX = 256 * 1024
 
 EMPTY_LIST = Raw(b"[]")

@@ -190,6 +190,19 @@ def test_an_unknown_kernel_is_refused_after_its_grace() -> None:
     assert mind.next_timer() is None
 
 
+def test_a_kernel_whose_only_node_restarts_is_waited_for() -> None:
+    mind = cluster(node("a"), node("b", kernels=("rare",)))
+    mind.node_lost("b", 1.0)
+    drop(mind, "t", 5, kernel="rare", now=1.0)
+    again = cluster(node("a"))
+    again.succeed(mind, {"t"})
+    drop(again, "tried", 4, version=1, kernel="rarer", attempts=[Attempt("node_loss", "c")])
+    drop(again, "t", 5, kernel="rare")
+    assert decided(again, 60.0) == []
+    again.node_here(node("b", kernels=("rare", "rarer"), life=2), 60.0)
+    assert lists(decided(again, 60.0)) == {"b": ["tried", "t"]}
+
+
 def test_a_kernel_that_arrives_within_the_grace_runs() -> None:
     mind = cluster(node("a"))
     drop(mind, "t", 5, kernel="rare")

@@ -12,6 +12,7 @@ from tests.node.submitter import Submitter, until
 from zkd.daemon import Daemon
 from zkd.errors import NoNode, NotEmpty
 from zkd.paths import Paths
+from zkd.records import TASK_BYTES_MAX
 from zkd.zk import Acl, Batch, Create, Perms
 
 READ_ONLY = [Acl(Perms.READ, "world", "anyone")]
@@ -158,3 +159,23 @@ async def test_a_root_below_a_locked_directory_can_be_used(site: Site) -> None:
             return await user.is_there(f"{root}/results/t")
 
         await until(is_done, 4.0, "the task is done")
+
+
+async def test_a_task_of_the_largest_size_may_be_tried_again(site: Site) -> None:
+    """Its history comes on top of what it was allowed to be."""
+    await site.node("a", slots=1)
+    text = json.dumps({"kernel": "unlucky", "args": [str(site.trace()), 1], "retries": 2}).encode()
+    text = text.replace(b", 1]", b", %b1]" % (b" " * (TASK_BYTES_MAX - len(text))))
+    assert len(text) == TASK_BYTES_MAX
+    result = await site.user.result(await site.user.drop(text))
+    assert (result.status, len(result.attempts)) == ("done", 1), result.error
+
+
+async def test_an_id_as_large_as_a_packet_that_comes_and_goes_brings_nobody_down(site: Site) -> None:
+    """The leader would say that it was cancelled, and that does not fit."""
+    daemon = await site.node()
+    await site.user.do("nap", 0)
+    path = site.user.paths.task("z" * 1_048_300)
+    await asyncio.gather(site.user.session.create(path), site.user.session.delete(path, -1))
+    assert (await site.user.do("nap", 0)).status == "done"
+    assert daemon.phase.value == "serving"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zkd.errors import MultiFailed, NodeExists, NoNode, OutcomeUnknown, SessionExpired, Unavailable
+from zkd.errors import MultiFailed, NodeExists, NoNode, OutcomeUnknown, SessionExpired, TooLarge, Unavailable
 from zkd.zk import Batch, Check, Create, Delete, ReadBatch, Session
 from zkd.zk.server import Op
 
@@ -183,3 +183,14 @@ async def test_reads_of_large_znodes_come_in_smaller_packets(session: Counted) -
     session.sent.clear()
     await asyncio.gather(*(reads.get(f"/n{number}") for number in range(20)))
     assert session.sent == [5, 5, 5, 5]
+
+
+async def test_a_group_that_is_too_large_takes_no_other_with_it(session: Counted) -> None:
+    """Sizes are estimated by letters, and a letter may be several bytes."""
+    batch = Batch(session)
+    wide = [batch.commit([Create(f"/{n}{'字' * 80_000}")]) for n in range(6)]
+    huge = batch.commit([Create(f"/{'字' * 400_000}")])
+    good = [batch.commit([Create(f"/good-{n}")]) for n in range(3)]
+    *others, refusal = await asyncio.gather(*wide, *good, huge, return_exceptions=True)
+    assert isinstance(refusal, TooLarge)
+    assert [error for error in others if isinstance(error, BaseException)] == []

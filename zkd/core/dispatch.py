@@ -181,6 +181,7 @@ class Dispatch:
         self._unknown: dict[Need, float] = {}  # needs for a kernel that no node has -> refused at
         self._passed_over: dict[Need, Gap] = {}  # wide needs that wait for a gap
         self._kernels: frozenset[str] = frozenset()
+        self._seen: set[str] = set()  # kernels that a node has had: it may only be restarting
         self._dirty: set[NodeId] = set()
         self._out: list[Command] = []
         self._mourned: dict[TaskId, Mourn] = {}  # asked for, and not known to be done
@@ -214,6 +215,8 @@ class Dispatch:
             traceparent=task.traceparent,
         )
         self.tasks[task_id] = entry
+        if task.attempts:
+            self._seen.add(task.kernel)
         if task.dataset is not None:
             self._end(entry, "rejected", Fault("dataset", "this cluster has no datasets", path="$.dataset"))
             return
@@ -336,6 +339,7 @@ class Dispatch:
             if entry.id not in there and not is_held and entry.phase is not Phase.ENDING:
                 self._mourn(Mourn(entry.id, entry.czxid, 0, entry.attempts, entry.ttl_s, entry.traceparent))
         self.ended.update(former.ended)
+        self._seen |= former._seen
 
     def mourned(self, task_id: TaskId) -> None:
         """The task that was to be mourned has a result now."""
@@ -513,12 +517,13 @@ class Dispatch:
 
     def _count_kernels(self) -> None:
         self._kernels = frozenset().union(*(member.kernels for member in self.members.values()))
+        self._seen |= self._kernels
 
     def _refuse_unknown_kernels(self, now: float) -> None:
         if not self.members:
             self._unknown.clear()  # nobody is here to ask; the grace begins when somebody comes
             return
-        unknown = [need for need in self._ready if need.kernel not in self._kernels]
+        unknown = [need for need in self._ready if need.kernel not in self._kernels and need.kernel not in self._seen]
         self._unknown = {need: self._unknown.get(need, now + UNKNOWN_KERNEL_GRACE_S) for need in unknown}
         for need, at in list(self._unknown.items()):
             if at > now:

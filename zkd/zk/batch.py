@@ -4,8 +4,8 @@ A server's cost is by the packet, so a burst of creates in packets of a hundred 
 burst one by one; yet nothing may wait for company that never comes. The rule: send at once while fewer than
 `in_flight` transactions are out, collect while they are. Idle costs no latency, busy fills the packets.
 
-Nothing is retried here but one case: a group whose transaction was rolled back because of *another* group's
-operation was not applied, has done nothing wrong, and is sent again without that other group.
+Nothing is retried here but one case: a group whose transaction was rolled back, or not sent, because of
+*another* group was not applied, has done nothing wrong, and is sent again without that other group.
 What a lost connection means is for the caller to find out, who knows what reading back would prove.
 """
 
@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from zkd.errors import MultiFailed, OutcomeUnknown, ServerError, ZooKeeperError
+from zkd.errors import MultiFailed, OutcomeUnknown, ServerError, TooLarge, ZooKeeperError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -159,6 +159,10 @@ class Batch:
         elif isinstance(error, MultiFailed):
             self._groups_max = max(1, len(groups) // 4)
             self._isolate(groups, error)
+        elif isinstance(error, TooLarge) and len(groups) > 1:
+            # Together only, or one of them is: each is sent again by itself, and answers for itself.
+            self._groups_max = 1
+            self._queue.extendleft(reversed(groups))
         else:
             for group in groups:
                 if not group.future.done():
