@@ -367,6 +367,11 @@ class Dispatch:
         self._dirty.clear()
         return out
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether tasks wait for a node."""
+        return bool(self._ready)
+
     def next_timer(self) -> float | None:
         """When to ask again even if nothing happens."""
         due = [*self._unknown.values()]

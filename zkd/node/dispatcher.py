@@ -43,6 +43,9 @@ READ_AT_ONCE_FIRST = 16  # until their size is known: a reply has no limit at th
 REPLY_BYTES = 2_000_000
 # A change of state is told at once; this is for what a watch missed, and costs one list of children.
 RECONCILE_S = 60.0
+# Sooner when tasks wait and none has ended for so long, and twice as late each time that finds nothing: the ends of
+# tasks that were hidden since they were given out are among what is missed, and a slot is taken by each.
+STALLED_S = 1.0
 MEND_S = 1.0  # before the next try when something is wrong that another try may not change
 # A transaction of assignments. A node with all slots full, and the work ahead of it, has a list below 800 kB.
 ASSIGN_BYTES = 200_000
@@ -87,6 +90,7 @@ class Dispatcher:
         self._reads = asyncio.Event()
         self._reading: dict[TaskId, bool] = {}  # on its way -> was it deleted meanwhile
         self._read_at_once = READ_AT_ONCE_FIRST
+        self._has_progress = False  # a task has ended since we looked last
         self._fresh: OrderedDict[TaskId, Fresh] = OrderedDict()
         self.mind: Dispatch | None = None
         self._last: tuple[int, Dispatch] | None = None  # our last reign's epoch, and the picture at its end
@@ -222,6 +226,7 @@ class Dispatcher:
                     if event.type is EventType.CREATED:
                         self._log.warning("task.has_child", path=path)
                 elif event.type is EventType.DELETED:
+                    self._has_progress = True
                     self._to_read.pop(task_id, None)
                     self._fresh.pop(task_id, None)
                     if task_id in self._reading:
@@ -365,7 +370,8 @@ class Dispatcher:
         check: Check,
     ) -> None:
         """Decide as things happen; one write of assignments is on its way at a time, and carries all that is due."""
-        reconcile_at = self._now() + RECONCILE_S
+        stalled_s = STALLED_S
+        progress_at = reconciled_at = self._now()
         while True:
             self._wake.clear()
             if self._session.epoch != connection or self._session.state is not State.CONNECTED:
@@ -389,11 +395,22 @@ class Dispatcher:
                     group.create_task(self._mourn(mind, mourn, session_id, check))
             if assigns:
                 await self._assign(assigns, session_id, epoch, check)
-                if self._now() < reconcile_at:
-                    continue
-            if self._now() >= reconcile_at:
-                await self._reconcile(mind)
-                reconcile_at = self._now() + RECONCILE_S
+            now = self._now()
+            if self._has_progress:
+                self._has_progress = False
+                progress_at = now
+            reconcile_at = reconciled_at + RECONCILE_S
+            if mind.has_waiting:
+                reconcile_at = min(reconcile_at, max(progress_at, reconciled_at) + stalled_s)
+            if now >= reconcile_at:
+                if await self._reconcile(mind):
+                    stalled_s = STALLED_S
+                elif mind.has_waiting:
+                    stalled_s = min(RECONCILE_S, 2 * stalled_s)
+                reconciled_at = self._now()
+                continue
+            if assigns:
+                continue
             timer = mind.next_timer()
             wait_s = reconcile_at - self._now() if timer is None else min(timer, reconcile_at) - self._now()
             try:
@@ -513,20 +530,22 @@ class Dispatcher:
         if ending is Ending.WRITTEN:
             self._log.info("task.cancelled", id=mourn.id[:140])
 
-    async def _reconcile(self, mind: Dispatch) -> None:
-        """Compare the list of ids with the picture now and then.
+    async def _reconcile(self, mind: Dispatch) -> bool:
+        """Compare the list of ids with the picture now and then; whether tasks had ended unseen.
 
         Events can be missed by mistake, and those of tasks that we may not read are kept from us (a server
         checks the ACL before it tells a persistent watch): they are found here, and refused.
         """
         there = set(await self._session.children(self._paths.tasks))
         now = self._now()
-        for task_id in mind.tasks.keys() - there:
+        gone = mind.tasks.keys() - there
+        for task_id in gone:
             mind.task_gone(task_id, now)
         for task_id in there - mind.tasks.keys():
             self._to_read[task_id] = None
         if self._to_read:
             self._reads.set()
+        return bool(gone)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
