@@ -53,6 +53,9 @@ async def _serve(settings: Settings, notify: Notify, reload: Path | None, overri
             daemon.stop()
 
     def asked_to_reload() -> None:
+        if daemon.phase is Phase.STARTING:
+            log.warning("settings.not_reloaded", because="the daemon is starting", next="send SIGHUP once it is ready")
+            return
         notify.reloading()
         try:
             fresh = load(reload, overrides=overrides)

@@ -181,3 +181,31 @@ async def test_what_a_lost_node_had_finished_does_not_hold_up_what_it_had_not(
     await until(is_taken_back, 2.0, "the one that b had not finished is free again")
     assert (await user.result(ids[1])).status == "cancelled"
     assert [path for path in written if path.startswith(paths.results)] == [paths.result(ids[1])]
+
+
+async def test_a_node_that_resigns_while_it_queues_up_leaves_no_candidate(
+    embedded: EmbeddedServer, own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next leader would wait for it until its drain is over."""
+    daemon = await own_site.node("a")
+    session, candidates = daemon.session, own_site.user.paths.candidates
+    create = session.create
+    resigned = asyncio.Event()
+
+    async def create_and_resign(path: str, *args: Any, **how: Any) -> Any:
+        created = await create(path, *args, **how)
+        if path.startswith(candidates):
+            await daemon.election.resign()
+            resigned.set()
+        return created
+
+    monkeypatch.setattr(session, "create", create_and_resign)
+    embedded.expire(session.session_id)
+    async with asyncio.timeout(8.0):
+        await resigned.wait()
+
+    async def is_gone() -> bool:
+        return not await own_site.user.session.children(candidates)
+
+    await until(is_gone, 2.0, "nobody stands")
+    assert not await own_site.user.is_there(own_site.user.paths.leader)

@@ -66,6 +66,8 @@ class Election:
             while True:
                 self._wake.clear()
                 me = incarnation()
+                if not self._is_standing and self._candidate is not None:
+                    await self._withdraw()  # we queued up in the very moment of the resignation
                 if self._session.state is not State.CONNECTED or me is None or not self._is_standing:
                     await self._pause(0.05 if self._session.state is State.CONNECTED else None)
                     continue
@@ -90,6 +92,9 @@ class Election:
         """Step down and stand no more, so that the next leader need not wait for our session to end."""
         self._is_standing = False
         self._wake.set()
+        await self._withdraw()
+
+    async def _withdraw(self) -> None:
         if self._candidate is not None and self._session.state is State.CONNECTED:
             candidate, self._candidate = self._candidate, None
             for path in (self._paths.leader, f"{self._paths.candidates}/{candidate}"):
