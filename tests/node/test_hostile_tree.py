@@ -108,7 +108,7 @@ async def test_a_task_that_may_only_be_read_ends_though_its_attempts_cannot_be_c
     assert (await site.user.do("nap", 0)).status == "done"  # it keeps no slot
 
 
-async def test_relics_of_an_election_keep_nobody_from_leading(site: Site) -> None:
+async def test_relics_of_another_life_neither_lead_nor_take_work(site: Site) -> None:
     """A tree that was copied or restored has persistent znodes where living ones should be."""
     user = site.user
     for path in user.paths.skeleton():
@@ -116,8 +116,13 @@ async def test_relics_of_an_election_keep_nobody_from_leading(site: Site) -> Non
     await user.session.create(f"{user.paths.candidates}/old-0000000000", b"")
     await user.session.create(user.paths.leader, b"{}")
     await user.session.create(user.paths.epoch, b"")
+    ghost = json.dumps({"node": "ghost", "incarnation": "x", "slots": 8, "kernels": ["nap"]}).encode()
+    await user.session.create(user.paths.node("ghost"), ghost)
+    await user.session.create(user.paths.assignment("ghost"), b"")
     await site.node("a")
-    assert (await user.do("nap", 0)).status == "done"
+    await user.session.create(user.paths.node("late"), ghost.replace(b"ghost", b"late"))
+    ids = [await user.drop({"kernel": "nap", "args": [0]}) for _ in range(20)]
+    assert {result.node for result in await user.results(ids)} == {"a"}
 
 
 async def test_assignments_of_many_tasks_need_not_fit_into_one_packet(site: Site) -> None:

@@ -36,7 +36,7 @@ from zkd.errors import (
 )
 from zkd.paths import NodeId, Paths, TaskId, is_name, leaf
 from zkd.records import Assignment, Dead, Node, OperatorState, Result, Task
-from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State, ensure_path
+from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
 
 READ_AT_ONCE = 100
 READ_AT_ONCE_FIRST = 16  # until their size is known: a reply has no limit at the server
@@ -174,14 +174,14 @@ class Dispatcher:
     async def _load(self, mind: Dispatch) -> None:
         """The picture from the tree: nodes, what they hold, then everything that waits."""
         now = self._now()
-        for node, data in await self._read_all(self._paths.node_states):
-            self._node_state(mind, node, data)
-        for node, data in await self._read_all(self._paths.nodes):
-            self._node_here(mind, node, data, now)
+        for node, got in await self._read_all(self._paths.node_states):
+            self._node_state(mind, node, got.data)
+        for node, got in await self._read_all(self._paths.nodes):
+            self._node_here(mind, node, got, now)
         given = []
-        for node, data in await self._read_all(self._paths.assignments):
+        for node, got in await self._read_all(self._paths.assignments):
             try:
-                given.append((node, codec.decode(data, Assignment)))
+                given.append((node, codec.decode(got.data, Assignment)))
             except BadRecord as error:
                 self._log.warning("assignment.unreadable", node=node, error=str(error))
         held = {assigned.id for _, assignment in given for assigned in assignment.tasks}
@@ -200,14 +200,14 @@ class Dispatcher:
         self._reads.set()
         self._log.info("dispatch.loaded", tasks=len(waiting), nodes=len(mind.members), held=len(held))
 
-    async def _read_all(self, directory: str) -> list[tuple[str, bytes]]:
+    async def _read_all(self, directory: str) -> list[tuple[str, Znode]]:
         names = await self._session.children(directory)
         found = []
         for start in range(0, len(names), READ_AT_ONCE):
             some = names[start : start + READ_AT_ONCE]
             for name, got in zip(some, await self._session.get_many([f"{directory}/{n}" for n in some]), strict=True):
                 if not isinstance(got, ZooKeeperError):
-                    found.append((name, got.data))
+                    found.append((name, got))
         return found
 
     def _saw(self, event: Event) -> None:
@@ -251,21 +251,23 @@ class Dispatcher:
 
     async def _read_node(self, mind: Dispatch, path: str) -> None:
         try:
-            data = (await self._session.get(path)).data
+            got = await self._session.get(path)
         except NoNode:
             return  # it went; that is an event of its own
         except NoAuth as error:
             self._log.warning("node.unreadable", unreadable=leaf(path), error=str(error))
             return
         if path.startswith(f"{self._paths.node_states}/"):
-            self._node_state(mind, leaf(path), data)
+            self._node_state(mind, leaf(path), got.data)
         elif path.startswith(f"{self._paths.nodes}/"):
-            self._node_here(mind, leaf(path), data, self._now())
+            self._node_here(mind, leaf(path), got, self._now())
         self._wake.set()
 
-    def _node_here(self, mind: Dispatch, node: NodeId, data: bytes, now: float) -> None:
+    def _node_here(self, mind: Dispatch, node: NodeId, got: Znode, now: float) -> None:
         try:
-            record = codec.decode(data, Node)
+            record = codec.decode(got.data, Node)
+            if not got.stat.ephemeral_owner:  # of a restored tree, say: no session, no node, and it would take work
+                raise BadRecord("$", "expected an ephemeral znode")
             if record.node != node or not 1 <= record.slots <= SLOTS_MAX:
                 raise BadRecord(
                     "$.node", f"expected {node!r} with 1 to {SLOTS_MAX} slots, got {record.node!r} with {record.slots}"
