@@ -209,3 +209,20 @@ async def test_a_node_that_resigns_while_it_queues_up_leaves_no_candidate(
 
     await until(is_gone, 2.0, "nobody stands")
     assert not await own_site.user.is_there(own_site.user.paths.leader)
+
+
+async def test_a_leader_that_lost_its_session_hears_no_more_of_tasks(embedded: EmbeddedServer, own_site: Site) -> None:
+    """What it heard nobody would ever take, and it would grow for as long as the daemon lives."""
+    former = await own_site.node("a")
+    other = await own_site.node("b")
+    await own_site.user.do("nap", 0)
+    embedded.expire(former.session.session_id)
+
+    async def leads() -> bool:
+        return other.election.reign is not None and former.membership.incarnation is not None
+
+    await until(leads, 8.0, "b leads, and a is back")
+    for _ in range(5):
+        await own_site.user.do("nap", 0)
+    assert former.election.reign is None
+    assert former.dispatcher._events == []

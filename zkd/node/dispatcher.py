@@ -127,9 +127,10 @@ class Dispatcher:
             unsubscribe()
             self._last = None if self.mind is None else (epoch, self.mind)
             self.mind = None
-            if is_watching and self._session.state is State.CONNECTED:
-                for path in watched:
-                    await self._stop_watching(path)
+            # Without a connection, too: a watch is armed again on the next one, and in the next session.
+            for path in watched:
+                await self._stop_watching(path)
+            self._events.clear()
 
     async def _mend(self) -> None:
         """Make the directories again that somebody has deleted."""
@@ -143,7 +144,7 @@ class Dispatcher:
         try:
             await self._session.remove_watch(path, self._saw)
         except ZooKeeperError:
-            return  # it ends with the session
+            return  # it is forgotten here; at the server it ends with the connection
 
     async def _reign(self, session_id: int, epoch: int, check: Check) -> None:
         """Lead over one unbroken connection."""
