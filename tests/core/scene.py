@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zkd.core.dispatch import Assign, Command, Dispatch, End, Mourn, TakeBack
+from zkd.core.commands import Assign, Command, End, Mourn, TakeBack
+from zkd.core.dispatch import Dispatch
 from zkd.paths import NodeId, TaskId
 from zkd.records import Assigned, Node, Task
 

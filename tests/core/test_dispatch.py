@@ -8,19 +8,9 @@ import pytest
 
 from tests.core.scene import cluster, decided, drop, ends, line, lists, mourned, node, taken_back
 from zkd.core import dispatch
+from zkd.core.commands import Assign, End, Mourn, TakeBack
 from zkd.core.credits import AHEAD_MAX
-from zkd.core.dispatch import (
-    BACKOFF_MAX_S,
-    ORPHAN_GRACE_S,
-    TRIM_S,
-    UNKNOWN_KERNEL_GRACE_S,
-    Assign,
-    Dispatch,
-    End,
-    Mourn,
-    TakeBack,
-    backoff_s,
-)
+from zkd.core.dispatch import BACKOFF_MAX_S, ORPHAN_GRACE_S, TRIM_S, UNKNOWN_KERNEL_GRACE_S, Dispatch, backoff_s
 from zkd.errors import BadRecord
 from zkd.records import NODE_LOSSES_MAX, Attempt, Cause, Fault, Node, NodeState
 
@@ -186,7 +176,7 @@ def test_an_unknown_kernel_is_refused_after_its_grace() -> None:
     assert decided(mind, UNKNOWN_KERNEL_GRACE_S - 0.01) == []
     message = "no node has a kernel 'numpy.sun', did you mean 'numpy.sum'? (`zkd get kernels` lists the 1 there are)"
     fault = Fault("kernel", message, path="$.kernel")
-    assert decided(mind, UNKNOWN_KERNEL_GRACE_S) == [End("t", 5, 0, "rejected", fault, 0, [], 9.0, "00-1")]
+    assert decided(mind, UNKNOWN_KERNEL_GRACE_S) == [End("t", 5, 0, "rejected", fault, "numpy.sun", 0, [], 9.0, "00-1")]
     assert mind.next_timer() is None
 
 
@@ -229,7 +219,7 @@ def test_a_bad_record_is_refused_with_its_place() -> None:
     mind = cluster(node("a"))
     mind.task_read("t", 5, 3, BadRecord("$.priority", "expected `int`, got `str`"), age_s=0, now=0)
     fault = Fault("task", "$.priority: expected `int`, got `str`", path="$.priority")
-    assert decided(mind) == [End("t", 5, 3, "rejected", fault, 0, [], None, None)]
+    assert decided(mind) == [End("t", 5, 3, "rejected", fault, None, 0, [], None, None)]
 
 
 @pytest.mark.parametrize("task_id", [".hidden", "a b", "é", "x" * 129, "-a", "a\n", "\uff41", "a/b"])

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.core.scene import node
-from zkd.core.dispatch import Assign, Command, Dispatch, End, Mourn, Phase, TakeBack, fits
+from zkd.core.commands import Assign, Command, End, Mourn, TakeBack
+from zkd.core.dispatch import Dispatch
+from zkd.core.picture import Phase, fits
 from zkd.errors import BadRecord
 from zkd.records import CHARGED, Assigned, Attempt, Node, NodeState, Task
 
@@ -171,7 +173,7 @@ class Cluster(RuleBasedStateMachine):
 
     @invariant()
     def no_node_idles_beside_work_that_fits(self) -> None:
-        kept = {gap.node for gap in self.mind._passed_over.values()}
+        kept = {gap.node for gap in self.mind.queues.passed_over.values()}
         for name, member in self.mind.members.items():
             if member.takes_work and not member.held and name not in kept:
                 waiting = [e.id for e in self.mind.tasks.values() if e.phase is Phase.READY]

@@ -9,20 +9,17 @@ with commands. It can be rebuilt from the tree at any time, which is what a new 
 A task is known by its id, its life (`czxid`: an id may be dropped again) and its version, which is the
 fence: an assignment names the version, and only at that version can its holder end the task.
 
-No task waits behind another that needs something else: ready tasks queue by what they need, and each
-queue is served by priority, then age.
+What it remembers is in `picture`, which ready task goes where in `queues`, what it answers in `commands`.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 
-from zkd.core.credits import Pace
-from zkd.core.lifecycle import attempt_number
+from zkd.core.commands import Assign, Command, End, Mourn, TakeBack
+from zkd.core.picture import Entry, Member, Need, Phase
+from zkd.core.queues import Queues
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
 from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Cause, Fault, Node, NodeState, Status, Task
@@ -37,133 +34,7 @@ ORPHAN_GRACE_S = 3.0
 # A list in assign/<node> may keep lines whose task is gone for this long. Under load the next assignment
 # carries them off; else a write of their own does, and the node learns what was cancelled.
 TRIM_S = 0.2
-# A wide task needs a whole gap, and narrow ones close gaps as they open. Once they have passed it over for
-# this long, one node that could run it gets nothing less urgent until the gap is there.
-PASSED_OVER_S = 1.0
 ENDED_REMEMBERED = 50_000  # ids that ended in this reign: a second drop of one of them is looked up first
-
-
-class Phase(Enum):
-    WAITING = "waiting"  # for a moment in time
-    READY = "ready"  # for a node
-    ASSIGNED = "assigned"
-    ORPHANED = "orphaned"  # its node was lost, and the leader is taking it back
-    ENDING = "ending"  # the leader is ending it itself
-
-
-@dataclass(slots=True)
-class Entry:
-    """What the leader remembers of a task; the arguments stay in ZooKeeper."""
-
-    id: TaskId
-    czxid: int
-    version: int
-    need: Need
-    priority: int
-    retries: int
-    attempts: list[Attempt]
-    phase: Phase = Phase.READY
-    node: NodeId | None = None
-    due_at: float = 0.0
-    expires_at: float | None = None
-    ttl_s: float | None = None
-    traceparent: str | None = None
-
-    line: Assigned | None = None  # as it stands in assign/<node>
-
-    @property
-    def attempt(self) -> int:
-        """The number of the next attempt, or of the one under way."""
-        return attempt_number(self.attempts)
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a task needs of a node. Tasks with equal needs wait in one queue."""
-
-    kernel: str
-    node: NodeId | None
-    labels: tuple[tuple[str, str], ...]
-    slots: int
-    memory: int | None
-
-
-@dataclass(slots=True)
-class Member:
-    """A node that is here, and what it holds."""
-
-    record: Node
-    state: NodeState = "active"
-    kernels: frozenset[str] = frozenset()
-    held: dict[TaskId, Entry] = field(default_factory=dict)
-    slots_held: int = 0
-    pace: Pace = field(default_factory=Pace)
-    trim_at: float | None = None
-    ended: deque[tuple[float, Mourn]] = field(default_factory=deque)
-
-    @property
-    def takes_work(self) -> bool:
-        return self.state == "active" and not self.record.draining
-
-
-@dataclass(slots=True)
-class Gap:
-    """Where a wide need waits for room, and since when."""
-
-    since: float
-    node: NodeId | None = None
-
-
-# --- Commands -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Write this list as the whole of ``assign/<node>``."""
-
-    node: NodeId
-    incarnation: str
-    tasks: list[Assigned]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """End a task without a run: delete it at this version and publish this in the same transaction."""
-
-    id: TaskId
-    czxid: int
-    version: int
-    status: Status
-    error: Fault
-    attempt: int
-    attempts: list[Attempt]
-    ttl_s: float | None
-    traceparent: str | None
-    is_dead: bool = False  # keep the task below dead/
-
-
-@dataclass(frozen=True, slots=True)
-class TakeBack:
-    """Record this attempt in the task, at this version. The version moves on and shuts out the old holder."""
-
-    id: TaskId
-    version: int
-    attempt: Attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Mourn:
-    """The task was deleted by somebody else: publish `cancelled`, unless it has a result."""
-
-    id: TaskId
-    czxid: int
-    attempt: int
-    attempts: list[Attempt]
-    ttl_s: float | None
-    traceparent: str | None
-
-
-Command = Assign | End | TakeBack | Mourn
 
 
 class Dispatch:
@@ -176,10 +47,9 @@ class Dispatch:
         self.tasks: dict[TaskId, Entry] = {}
         self.members: dict[NodeId, Member] = {}
         self.states: dict[NodeId, NodeState] = {}
-        self._ready: dict[Need, list[tuple[int, int, TaskId]]] = {}
+        self.queues = Queues(me, self.tasks, self.members)
         self._timers: list[tuple[float, int, TaskId]] = []
         self._unknown: dict[Need, float] = {}  # needs for a kernel that no node has -> refused at
-        self._passed_over: dict[Need, Gap] = {}  # wide needs that wait for a gap
         self._kernels: frozenset[str] = frozenset()
         self._seen: set[str] = set()  # kernels that a node has had: it may only be restarting
         self._dirty: set[NodeId] = set()
@@ -319,25 +189,20 @@ class Dispatch:
                 self._give(entry, member)
 
     def succeed(self, former: Dispatch, there: Collection[TaskId]) -> None:
-        """Take over from the picture before the connection was lost: what is gone and cannot have ended was cancelled.
+        """Take over from the picture before the connection was lost: what is gone and has no result was cancelled.
 
         Called when the nodes are known. The tree has no trace of a cancelled task, so only memory can tell of it.
+        What its holder should mourn is mourned here, too: the holder may never have heard that it was given it.
         """
         for mourn in former._mourned.values():
             self._mourn(mourn)
-        lost = set()
-        for name, member in former.members.items():
-            here = self.members.get(name)
-            if here is not None and here.record.incarnation == member.record.incarnation:
-                here.ended.extend(member.ended)
-                continue
-            lost.add(name)
+        for member in former.members.values():
             for _, mourn in member.ended:
                 self._mourn(mourn)
         for entry in former.tasks.values():
-            is_held = entry.phase is Phase.ASSIGNED and entry.node not in lost
-            if entry.id not in there and not is_held and entry.phase is not Phase.ENDING:
-                self._mourn(Mourn(entry.id, entry.czxid, 0, entry.attempts, entry.ttl_s, entry.traceparent))
+            if entry.id not in there:
+                attempt = entry.attempt if entry.phase is Phase.ASSIGNED else 0
+                self._mourn(Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent))
         self.ended.update(former.ended)
         self._seen |= former._seen
 
@@ -351,7 +216,7 @@ class Dispatch:
         """Everything that is due now. Calling it again at the same moment gives nothing."""
         self._fire_timers(now)
         self._refuse_unknown_kernels(now)
-        self._match(now)
+        self.queues.match(now, self._assign)
         out = self._out
         self._out = []
         for node in sorted(self._dirty):
@@ -370,7 +235,7 @@ class Dispatch:
     @property
     def has_waiting(self) -> bool:
         """Whether tasks wait for a node."""
-        return bool(self._ready)
+        return bool(self.queues)
 
     def next_timer(self) -> float | None:
         """When to ask again even if nothing happens."""
@@ -394,100 +259,16 @@ class Dispatch:
             elif entry.phase is Phase.WAITING and entry.due_at <= now:
                 self._make_ready(entry, now)
 
-    def _match(self, now: float) -> None:
-        """Give ready tasks to nodes with credit: best task first, least loaded node first."""
-        room: dict[NodeId, int] = {}
-        for name, member in self.members.items():
-            if member.takes_work:
-                ahead = member.pace.ahead(now)
-                credit = member.record.slots + ahead - member.slots_held
-                # A busy node is refilled by the handful: a write of assign/<node> costs the same for one task.
-                if credit > ahead // 4:
-                    room[name] = credit
-        if not room:
-            return
-        for need in self._passed_over.keys() - self._ready.keys():
-            del self._passed_over[need]
-        heads = [(queue[0], n, need) for n, need in enumerate(list(self._ready)) if (queue := self._live_queue(need))]
-        heapq.heapify(heads)
-        ranked: dict[Need, list[tuple[float, bool, NodeId]]] = {}
-        while heads and room:
-            _, n, need = heads[0]
-            queue = self._ready[need]
-            nodes = ranked.get(need)
-            if nodes is None:
-                nodes = ranked[need] = self._rank(need, room)
-            best = self._best_node(need, nodes, room)
-            if best is None:
-                if need.slots > 1:
-                    self._keep_gap(need, room, now)
-                heapq.heappop(heads)
-                continue
-            self._passed_over.pop(need, None)
-            self._give(self.tasks[heapq.heappop(queue)[2]], self.members[best])
-            self._dirty.add(best)
-            room[best] -= need.slots
-            if room[best] <= 0:
-                del room[best]
-            if self._live_queue(need):
-                heapq.heapreplace(heads, (queue[0], n, need))
-            else:
-                heapq.heappop(heads)
-
-    def _rank(self, need: Need, room: dict[NodeId, int]) -> list[tuple[float, bool, NodeId]]:
-        """A heap of the nodes with credit that could run this, the least loaded on top."""
-        names = room if need.node is None else (need.node,)
-        heap = [self._load(name) for name in names if name in room and fits(need, self.members[name])]
-        heapq.heapify(heap)
-        return heap
-
-    def _load(self, name: NodeId) -> tuple[float, bool, NodeId]:
-        # The leader's own node comes first among equals: handing work to it saves two hops.
-        member = self.members[name]
-        return member.slots_held / member.record.slots, name != self.me, name
-
-    def _best_node(self, need: Need, nodes: list[tuple[float, bool, NodeId]], room: dict[NodeId, int]) -> NodeId | None:
-        """The least loaded of these nodes, or None when none has room. Their order is brought up to date on the way."""
-        while nodes:
-            name = nodes[0][2]
-            load = self._load(name)
-            member = self.members[name]
-            if name not in room or (need.slots > 1 and need.slots > member.record.slots - member.slots_held):
-                heapq.heappop(nodes)  # a wide task waits for a whole gap; only narrow ones queue ahead
-            elif load != nodes[0]:
-                heapq.heapreplace(nodes, load)
-            else:
-                return name
-        return None
-
-    def _keep_gap(self, need: Need, room: dict[NodeId, int], now: float) -> None:
-        """After a while keep less urgent tasks off one node, until this wide one fits in there."""
-        gap = self._passed_over.setdefault(need, Gap(now))
-        if now - gap.since < PASSED_OVER_S:
-            return
-        able = [name for name, member in self.members.items() if member.takes_work and fits(need, member)]
-        if gap.node not in able:
-            gap.node = min(able, key=lambda name: self.members[name].slots_held, default=None)
-        room.pop(gap.node or "", None)
-
-    def _live_queue(self, need: Need) -> list[tuple[int, int, TaskId]]:
-        """The queue, its head a task that is really ready. Tasks leave by being forgotten here, lazily."""
-        queue = self._ready.get(need, [])
-        while queue:
-            _, czxid, task_id = queue[0]
-            entry = self.tasks.get(task_id)
-            if entry is not None and entry.czxid == czxid and entry.phase is Phase.READY and entry.need == need:
-                return queue
-            heapq.heappop(queue)
-        self._ready.pop(need, None)
-        return queue
-
     # --- One task ---------------------------------------------------------------------------------------
 
     def _make_ready(self, entry: Entry, now: float) -> None:
         entry.phase = Phase.READY
         entry.node = None
-        heapq.heappush(self._ready.setdefault(entry.need, []), (-entry.priority, entry.czxid, entry.id))
+        self.queues.push(entry)
+
+    def _assign(self, entry: Entry, member: Member) -> None:
+        self._give(entry, member)
+        self._dirty.add(member.record.node)
 
     def _give(self, entry: Entry, member: Member) -> None:
         entry.phase = Phase.ASSIGNED
@@ -528,7 +309,9 @@ class Dispatch:
         if not self.members:
             self._unknown.clear()  # nobody is here to ask; the grace begins when somebody comes
             return
-        unknown = [need for need in self._ready if need.kernel not in self._kernels and need.kernel not in self._seen]
+        unknown = [
+            need for need in self.queues.needs() if need.kernel not in self._kernels and need.kernel not in self._seen
+        ]
         self._unknown = {need: self._unknown.get(need, now + UNKNOWN_KERNEL_GRACE_S) for need in unknown}
         for need, at in list(self._unknown.items()):
             if at > now:
@@ -538,8 +321,7 @@ class Dispatch:
                 f"no node has a kernel {need.kernel!r}{f', did you mean {close!r}?' if close else ''}"
                 f" (`zkd get kernels` lists the {len(self._kernels)} there are)"
             )
-            while queue := self._live_queue(need):
-                entry = self.tasks[heapq.heappop(queue)[2]]
+            for entry in self.queues.pop_all(need):
                 self._end(entry, "rejected", Fault("kernel", message, path="$.kernel"))
             del self._unknown[need]
 
@@ -552,6 +334,7 @@ class Dispatch:
                 entry.version,
                 status,
                 error,
+                entry.need.kernel or None,
                 entry.attempt - 1,
                 entry.attempts,
                 entry.ttl_s,
@@ -580,17 +363,6 @@ class Dispatch:
         for entry in self.tasks.values():
             if entry.phase is Phase.ASSIGNED and entry.id not in self.members[entry.node or ""].held:
                 yield f"{entry.id} is assigned to {entry.node}, which does not hold it"
-
-
-def fits(need: Need, member: Member) -> bool:
-    """Whether this node could run such a task at all, busy or not."""
-    record = member.record
-    return (
-        need.kernel in member.kernels
-        and need.slots <= record.slots
-        and (need.memory is None or record.memory is None or need.memory <= record.memory)
-        and all(record.labels.get(name) == value for name, value in need.labels)
-    )
 
 
 def backoff_s(charged: int) -> float:

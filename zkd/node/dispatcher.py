@@ -20,7 +20,8 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd.core.clock import ServerClock
-from zkd.core.dispatch import Assign, Dispatch, End, Mourn, TakeBack
+from zkd.core.commands import Assign, End, Mourn, TakeBack
+from zkd.core.dispatch import Dispatch
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
     AuthFailed,
@@ -386,7 +387,7 @@ class Dispatcher:
                 if isinstance(command, Assign):
                     assigns.append(command)
                 elif isinstance(command, End):
-                    group.create_task(self._end(command, session_id, check))
+                    group.create_task(self._end(mind, command, session_id, check))
                 elif isinstance(command, TakeBack):
                     group.create_task(self._take_back(mind, command, session_id, check))
                 else:
@@ -452,11 +453,12 @@ class Dispatcher:
         self._log.warning("assignment.mended", path=gone.path)
         return False
 
-    async def _end(self, end: End, session_id: int, check: Check) -> None:
+    async def _end(self, mind: Dispatch, end: End, session_id: int, check: Check) -> None:
         result = Result(
             status=end.status,
             attempt=end.attempt,
             error=end.error,
+            kernel=end.kernel,
             owner=f"leader of epoch {check.version}",
             czxid=end.czxid,
             finished_at=timestamp(),
@@ -467,6 +469,9 @@ class Dispatcher:
         dead = await self._obituary(end) if end.is_dead else None
         ending = await self._endings.end(end.id, end.version, result, dead, within=session_id, guard=check)
         self._heed(ending)
+        if ending is Ending.GONE:  # by our own commit, its answer lost; or somebody was quicker and cancelled it
+            mourn = Mourn(end.id, end.czxid, end.attempt, end.attempts, end.ttl_s, end.traceparent)
+            await self._mourn(mind, mourn, session_id, check)
         self._log.info("task.ended", id=end.id[:140], status=end.status, error=end.error.message, ending=ending.value)
 
     def _heed(self, ending: Ending) -> None:

@@ -1,0 +1,58 @@
+"""What the leader's mind asks its hands to do. Each is refused by the tree if a task has moved on meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zkd.paths import NodeId, TaskId
+from zkd.records import Assigned, Attempt, Fault, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Write this list as the whole of ``assign/<node>``."""
+
+    node: NodeId
+    incarnation: str
+    tasks: list[Assigned]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End a task without a run: delete it at this version and publish this in the same transaction."""
+
+    id: TaskId
+    czxid: int
+    version: int
+    status: Status
+    error: Fault
+    kernel: str | None
+    attempt: int
+    attempts: list[Attempt]
+    ttl_s: float | None
+    traceparent: str | None
+    is_dead: bool = False  # keep the task below dead/
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Record this attempt in the task, at this version. The version moves on and shuts out the old holder."""
+
+    id: TaskId
+    version: int
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Mourn:
+    """The task was deleted by somebody else: publish `cancelled`, unless it has a result."""
+
+    id: TaskId
+    czxid: int
+    attempt: int
+    attempts: list[Attempt]
+    ttl_s: float | None
+    traceparent: str | None
+
+
+Command = Assign | End | TakeBack | Mourn

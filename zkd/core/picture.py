@@ -1,0 +1,90 @@
+"""What the leader remembers: of each task what it needs and where it is, of each node what it offers and holds.
+
+Values that `zkd.core.dispatch` changes as it is told of changes in the tree; nothing here decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from zkd.core.commands import Mourn
+from zkd.core.credits import Pace
+from zkd.core.lifecycle import attempt_number
+from zkd.paths import NodeId, TaskId
+from zkd.records import Assigned, Attempt, Node, NodeState
+
+
+class Phase(Enum):
+    WAITING = "waiting"  # for a moment in time
+    READY = "ready"  # for a node
+    ASSIGNED = "assigned"
+    ORPHANED = "orphaned"  # its node was lost, and the leader is taking it back
+    ENDING = "ending"  # the leader is ending it itself
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a task needs of a node. Tasks with equal needs wait in one queue."""
+
+    kernel: str
+    node: NodeId | None
+    labels: tuple[tuple[str, str], ...]
+    slots: int
+    memory: int | None
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the leader remembers of a task; the arguments stay in ZooKeeper."""
+
+    id: TaskId
+    czxid: int
+    version: int
+    need: Need
+    priority: int
+    retries: int
+    attempts: list[Attempt]
+    phase: Phase = Phase.READY
+    node: NodeId | None = None
+    due_at: float = 0.0
+    expires_at: float | None = None
+    ttl_s: float | None = None
+    traceparent: str | None = None
+
+    line: Assigned | None = None  # as it stands in assign/<node>
+
+    @property
+    def attempt(self) -> int:
+        """The number of the next attempt, or of the one under way."""
+        return attempt_number(self.attempts)
+
+
+@dataclass(slots=True)
+class Member:
+    """A node that is here, and what it holds."""
+
+    record: Node
+    state: NodeState = "active"
+    kernels: frozenset[str] = frozenset()
+    held: dict[TaskId, Entry] = field(default_factory=dict)
+    slots_held: int = 0
+    pace: Pace = field(default_factory=Pace)
+    trim_at: float | None = None
+    ended: deque[tuple[float, Mourn]] = field(default_factory=deque)
+
+    @property
+    def takes_work(self) -> bool:
+        return self.state == "active" and not self.record.draining
+
+
+def fits(need: Need, member: Member) -> bool:
+    """Whether this node could run such a task at all, busy or not."""
+    record = member.record
+    return (
+        need.kernel in member.kernels
+        and need.slots <= record.slots
+        and (need.memory is None or record.memory is None or need.memory <= record.memory)
+        and all(record.labels.get(name) == value for name, value in need.labels)
+    )
