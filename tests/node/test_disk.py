@@ -114,3 +114,23 @@ async def test_a_token_of_odd_bytes_is_refused_as_any_other(site: Site) -> None:
     writer.write(b"PUT /v1/blobs/00 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nContent-Length: 0\r\n\r\n")
     assert b" 401 " in await reader.readline()
     writer.close()
+
+
+async def test_making_room_takes_no_copy_that_is_still_arriving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "CACHE_BYTES_MAX", 10)
+    store = BlobStore(tmp_path)
+    first, second = b'"first copy"', b'"the second"'
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield first[:5]
+        path = await store.receive(hashlib.sha256(second).hexdigest(), len(second), "json", at_once())
+        assert path.read_bytes() == second
+        yield first[5:]
+
+    async def at_once() -> AsyncIterator[bytes]:
+        yield second
+
+    path = await store.receive(hashlib.sha256(first).hexdigest(), len(first), "json", slowly())
+    assert path.read_bytes() == first

@@ -124,7 +124,8 @@ class BlobStore:
                 del self._by_sha[name["sha"]]
 
     def _make_room(self, size: int) -> None:
-        files = sorted((stat.st_atime, stat.st_size, path) for path in self.cache.iterdir() if (stat := path.stat()))
+        copies = [path for path in self.cache.iterdir() if path.suffix != ".tmp"]  # those are still arriving
+        files = sorted((stat.st_atime, stat.st_size, path) for path in copies if (stat := path.stat()))
         total = size + sum(bytes_ for _, bytes_, _ in files)
         for _, bytes_, path in files:
             if total <= CACHE_BYTES_MAX:
