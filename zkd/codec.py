@@ -70,7 +70,7 @@ def decode(text: bytes, kind: type[T]) -> T:
 
 def _decode(decoder: Callable[[bytes], T], text: bytes) -> T:
     if not text.strip():
-        raise BadRecord("$", f"expected a JSON object, got {len(text)} bytes of nothing")
+        raise BadRecord("$", f"expected a JSON object, got {'white space' if text else 'nothing'}")
     try:
         text.decode()
         return decoder(text)

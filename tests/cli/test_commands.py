@@ -358,3 +358,10 @@ def test_a_root_of_ones_own_is_another_cluster(zkd: Zkd) -> None:
     ran = zkd("status", "--root", "/elsewhere")
     assert ran.code == 0
     assert re.search(r"^leader: +nobody$", ran.out, re.MULTILINE)
+
+
+def test_run_says_what_it_waits_for_and_takes_its_task_back(zkd: Zkd) -> None:
+    ran = zkd("run", "echo", "1", "--node", "nowhere", "--timeout", "5")
+    assert ran.code == 4
+    assert "nowhere" in ran.err
+    assert zkd("get", "tasks", "-o", "name").out == ""

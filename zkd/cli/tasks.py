@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +12,15 @@ from zkd.cli.connection import full_name, with_client
 from zkd.cli.exits import Exit, Stop
 from zkd.cli.output import output_option
 from zkd.cli.values import check_path, read_argument, read_labels, read_named, write_value
+from zkd.errors import ResultTimeout
 
 if TYPE_CHECKING:
     from zkd.client import Client
     from zkd.client.handles import Handle
 
+PATIENCE_S = 3.0  # then `run` says what it waits for
+CANCEL_S = 5.0
+RESULT_TTL_S = 300.0  # of a `run` that was killed before it could read its value
 
 # A number as JSON has it, and its sign, which click takes for that of an option.
 _NEGATIVE = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
@@ -71,12 +75,17 @@ async def run_command(
 
     check_path(path)
     calls = client.options(
-        timeout_s=task_timeout, retries=retries, priority=priority, labels=read_labels(labels), node=node
+        timeout_s=task_timeout,
+        retries=retries,
+        priority=priority,
+        labels=read_labels(labels),
+        node=node,
+        ttl_s=RESULT_TTL_S,
     )
-    call = calls.run(kernel, *map(read_argument, args), **read_named(named))
+    arguments, named_arguments = [read_argument(arg) for arg in args], read_named(named)
     try:
         async with asyncio.timeout(timeout):
-            value = await call
+            value = await _value(client, await calls.submit(kernel, *arguments, **named_arguments))
     except TimeoutError:
         raise Stop(
             Exit.TIMED_OUT,
@@ -84,6 +93,26 @@ async def run_command(
             "  `zkd submit` drops a task without waiting, and `zkd why ID` says what that waits for.",
         ) from None
     write_value(value, output, path)
+
+
+async def _value(client: Client, handle: Handle) -> Any:
+    """Wait for the value; after a while say what it waits for. A caller who gives up takes the task back."""
+    import asyncio
+
+    said = ""
+    try:
+        while True:
+            try:
+                return await handle.result(PATIENCE_S, forget=True)
+            except ResultTimeout:
+                why = (await client.why(handle.id)).partition("\n")[0]
+            if why != said:
+                said = why
+                click.echo(f"{handle.id}: {why}", err=True)
+    except asyncio.CancelledError:
+        async with asyncio.timeout(CANCEL_S):
+            await handle.cancel()
+        raise
 
 
 @click.command()

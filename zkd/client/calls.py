@@ -99,9 +99,9 @@ class Calls:
     async def run(self, kernel: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run a kernel on some node and return its value: numbers, text, lists, dicts, numpy arrays.
 
-        Waits as long as the task takes; bound it with `options(timeout_s=…, not_after_s=…)` or by
-        `asyncio.timeout`. If the caller is cancelled, so is the task. The result is deleted soon after it was read; if
-        this client closes before that, after five minutes.
+        Waits as long as the task takes, also while ZooKeeper is away; bound it with
+        `options(timeout_s=…, not_after_s=…)` or by `asyncio.timeout`. If the caller is cancelled, so is the task.
+        The result is deleted soon after it was read; if this client closes before that, after five minutes.
         Raises what `Handle.result` raises.
         """
         task = self._box.new_id()

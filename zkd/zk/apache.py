@@ -262,7 +262,11 @@ class ApacheServer:
             properties["zookeeper.serverCnxnFactory"] = "org.apache.zookeeper.server.NettyServerCnxnFactory"
         properties |= flags.properties
         heap = [f"-Xmx{flags.heap}"] if flags.heap else []
-        return [*(() if flags.long_lived else JVM_FLAGS), *heap, *(f"-D{key}={value}" for key, value in properties.items())]
+        return [
+            *(() if flags.long_lived else JVM_FLAGS),
+            *heap,
+            *(f"-D{key}={value}" for key, value in properties.items()),
+        ]
 
 
 class Ensemble:
