@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from enum import Enum
+from importlib import import_module
 from importlib.metadata import version
 from types import TracebackType
 from typing import Self
@@ -120,6 +121,8 @@ class Daemon:
         self._home = stack.enter_context(Home(node.data_dir))
         store = BlobStore(node.data_dir)
         self._store = store
+        # The HTTP server takes as long to import as the workers take to get warm; they are other processes.
+        http = asyncio.get_running_loop().run_in_executor(None, import_module, "zkd.net.server")
         self._pool = await stack.enter_async_context(
             Pool(
                 node.slots,
@@ -135,6 +138,7 @@ class Daemon:
             )
         )
         self._kernels = sorted(kernel.name for kernel in self._pool.kernels)
+        await http
         await self._start_http()
         await self._end_former_session()
         zookeeper = settings.zookeeper
