@@ -62,6 +62,7 @@ def run(names: list[str], n: int, rounds: int, kazoo_n: int) -> dict[str, Figure
         for name in names:
             contenders[name] = stack.enter_context(CONTENDERS[name]())
             figures[name].memory_mb = memory_mb(contenders[name].pids())
+            contenders[name].many(kazoo_n if name == "kazoo" else n)  # not counted: caches fill, JVMs compile
         for number in range(rounds):
             for name in names if number % 2 == 0 else reversed(names):
                 measure(contenders[name], kazoo_n if name == "kazoo" else n, figures[name])
