@@ -10,6 +10,7 @@ import pytest
 
 from tests.node.conftest import Site
 from tests.node.submitter import submitting
+from zkd.core.clock import ServerClock
 from zkd.daemon import Daemon
 from zkd.node import reaper
 from zkd.records import Attempt
@@ -241,3 +242,18 @@ async def test_a_new_leader_reaps_by_the_results_own_time(site: Site, monkeypatc
     await site.node("b")
     await site.user.gone(site.user.paths.result(brief))
     assert await site.user.is_there(site.user.paths.result(lasting))
+
+
+async def test_a_server_with_a_clock_far_ahead_costs_no_result(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server of the ensemble may lead after a new election, and its clock may stand elsewhere."""
+    monkeypatch.setattr(reaper, "ROUND_S", 0.1)
+    monkeypatch.setattr(reaper, "JUST_MET_S", 1.5)
+    async with Daemon(site.settings()):
+        kept = await site.user.drop({"kernel": "nap", "args": [0], "ttl_s": 30.0})
+        await site.user.results([kept])
+    ahead = ServerClock.age_s
+    monkeypatch.setattr(ServerClock, "age_s", lambda clock, created_ms, now: ahead(clock, created_ms, now) + 3600)
+    met = asyncio.get_running_loop().time()
+    await site.node("b")
+    await site.user.gone(site.user.paths.result(kept))
+    assert asyncio.get_running_loop().time() - met >= 1.5

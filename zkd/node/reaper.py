@@ -22,6 +22,7 @@ from zkd.zk import Check, Delete, Session
 ROUND_S = 10.0
 DELETE_AT_ONCE = 100
 READ_AT_ONCE = 25
+JUST_MET_S = 60.0  # at least, or its whole time to live
 # What a node left behind goes when it has not come back for this long.
 NODE_FORGOTTEN_S = 3600.0
 
@@ -92,7 +93,10 @@ class Reaper:
                     ttl_s = codec.decode(got.data, Result).ttl_s or ttl_s
                 except BadRecord as error:
                     self._log.warning("result.unreadable", path=path, error=str(error))
-            self._due[path] = now + ttl_s - self._clock.age_s(got.stat.ctime, now)
+            # However old the servers' clocks make it, one that we have just met stays for a while: two servers'
+            # clocks may differ by more than a time to live, and a result that is gone cannot be read again.
+            left_s = ttl_s - self._clock.age_s(got.stat.ctime, now)
+            self._due[path] = now + max(left_s, min(ttl_s, JUST_MET_S))
 
     async def _delete(self, check: Check, paths: list[str]) -> None:
         while paths:
