@@ -379,12 +379,10 @@ class Daemon:
         here = self._store.find(ref.blob)
         if here is not None:
             return str(here)
-        import aiohttp
-
-        from zkd.net.fetch import opened
+        from zkd.net.fetch import opened, session
 
         tried = []
-        async with aiohttp.ClientSession() as http:
+        async with session() as http:
             for node in ref.nodes:
                 # The address is what that node itself says, not what the task says: a task must not make us
                 # knock at other doors.
@@ -393,10 +391,10 @@ class Daemon:
                     tried.append(f"{node} is not here")
                     continue
                 try:
-                    async with opened(http, url, ref) as chunks:
+                    async with opened(http, url) as chunks:
                         return str(await self._store.receive(ref.blob, ref.size, ref.format, chunks))
                 except ResultLost as error:
-                    tried.append(str(error))
+                    tried.append(f"{node}: {error}")
         raise ResultLost(f"blob {ref.blob}: {'; '.join(tried) or 'no node serves it over HTTP'}")
 
     async def _blob_url(self, node: str, blob: str) -> str | None:

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from zkd.paths import TaskId
     from zkd.records import BlobRef, Result
 
-CHUNK_BYTES = 256 * 1024
-CONNECT_TIMEOUT_S = 5.0
-SILENCE_TIMEOUT_S = 30.0  # no byte for this long: ask the next node
 
 _BY_STATUS: dict[str, type[TaskError]] = {
     "rejected": TaskRejected,
@@ -134,34 +131,31 @@ class Blobs:
             raise ResultLost(str(error) or type(error).__name__) from error
 
     def _session(self) -> aiohttp.ClientSession:
-        import aiohttp
+        from zkd.net.fetch import session
 
         if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S)
-            self._http = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+            self._http = session()
         return self._http
 
     async def _fetch_from(self, url: str, ref: BlobRef, path: str) -> str | None:
         """Why this node's copy is no good, or None when it lies at `path`."""
-        import aiohttp
+        from zkd.net.fetch import opened
 
         if not url.startswith(("http://", "https://")):
             return "expected an http URL"
         digest = hashlib.sha256()
         size = 0
         try:
-            async with self._session().get(url, allow_redirects=False) as reply:
-                if reply.status != 200:
-                    return f"HTTP {reply.status}"
+            async with opened(self._session(), url) as chunks:
                 with open(path, "wb") as file:  # noqa: ASYNC230 - a chunk goes to the page cache
-                    async for chunk in reply.content.iter_chunked(CHUNK_BYTES):
+                    async for chunk in chunks:
                         size += len(chunk)
                         if size > ref.size:
                             return f"more than the {ref.size} bytes it should have"
                         digest.update(chunk)
                         file.write(chunk)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return str(error) or type(error).__name__
+        except ResultLost as error:
+            return str(error)
         if size != ref.size:
             return f"{size} bytes instead of {ref.size}"
         if digest.hexdigest() != ref.blob:
