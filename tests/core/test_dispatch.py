@@ -635,3 +635,21 @@ def test_the_ended_are_remembered_up_to_a_bound() -> None:
         mind.task_read(f"t{n}", n, 0, BadRecord("$", "no"), age_s=0, now=0)
         mind.task_gone(f"t{n}", 0.0)
     assert len(mind.ended) == dispatch.ENDED_REMEMBERED
+
+
+def test_a_task_that_was_cancelled_between_a_retry_and_its_reading_is_mourned() -> None:
+    """Its holder recorded the failed attempt, which ended the hold; then it was deleted before the leader read it."""
+    mind = cluster(node("a"))
+    drop(mind, "t", 1)
+    decided(mind)
+    mind.task_moved("t")
+    mind.task_gone("t", 0.1)
+    assert mourned(decided(mind, 0.1)) == ["t"]
+
+
+def test_a_task_that_its_holder_ended_is_not_mourned() -> None:
+    mind = cluster(node("a"))
+    drop(mind, "t", 1)
+    decided(mind)
+    mind.task_gone("t", 0.1)
+    assert mourned(decided(mind, 0.1)) == []

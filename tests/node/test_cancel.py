@@ -139,3 +139,15 @@ async def test_a_task_that_an_administrator_rewrites_runs_as_it_says_now(site: S
     result = await site.user.result(task_id)
     assert (result.status, result.kernel) == ("done", "echo")
     await stopped(pid, 2.0)
+
+
+async def test_cancelling_at_any_moment_of_a_retry_gives_a_result(site: Site) -> None:
+    """Between a failed attempt's record and the leader's reading of it, nobody holds the task."""
+    await site.node(slots=2)
+    await site.user.do("nap", 0)  # somebody leads
+    trace = site.trace()
+    for n in range(16):
+        task_id = await site.user.drop({"kernel": "unlucky", "args": [str(trace), 999], "retries": 99})
+        await asyncio.sleep(0.1 + n * 0.013)  # around the back-off's end and the attempts after it
+        await site.user.cancel(task_id)
+        assert (await site.user.result(task_id)).status == "cancelled"

@@ -103,6 +103,11 @@ class Dispatch:
         else:
             self._make_ready(entry, now)
 
+    def task_moved(self, task_id: TaskId) -> None:
+        """The task's znode was rewritten; what it says now is yet to be read."""
+        if task_id in self.tasks:
+            self.tasks[task_id].has_moved = True
+
     def task_gone(self, task_id: TaskId, now: float) -> None:
         """The task's znode is no longer there: its holder ended it, or somebody cancelled it."""
         entry = self.tasks.pop(task_id, None)
@@ -115,7 +120,8 @@ class Dispatch:
             del self.ended[next(iter(self.ended))]
         attempt = entry.attempt if entry.node else 0
         mourn = Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent)
-        if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED):
+        # Nobody holds it, or whoever held it has lost it by the change of version and will not publish.
+        if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED) or entry.has_moved:
             self._mourn(mourn)
         member = self.members.get(entry.node or "")
         if entry.phase is Phase.ASSIGNED and member is not None:

@@ -52,7 +52,7 @@ class Entry:
     expires_at: float | None = None
     ttl_s: float | None = None
     traceparent: str | None = None
-
+    has_moved: bool = False  # its version has, so its holder has let go of it; the new text is yet to be read
     line: Assigned | None = None  # as it stands in assign/<node>
 
     @property

@@ -236,6 +236,8 @@ class Dispatcher:
                     else:
                         mind.task_gone(task_id, now)
                 elif event.type is not EventType.CHILDREN:
+                    if event.type is EventType.CHANGED:
+                        mind.task_moved(task_id)
                     self._to_read[task_id] = None
             elif event.type is EventType.DELETED:
                 if path.startswith(f"{self._paths.nodes}/"):

@@ -73,6 +73,7 @@ class Held:
     work: asyncio.Task[None] | None = None
     has_begun: bool = False  # `work` has taken its first step, so that a cancellation finds it there
     stopped_for: str | None = None  # cancelled | drain | session, once somebody wants it to end early
+    owed: Assigned | None = None  # a later line of this task that came and went: look what became of it
 
     def advance(self, step: Step) -> None:
         self.state = advance(self.state, step, f"task {self.line.id} attempt {self.line.attempt}")
@@ -285,10 +286,15 @@ class Executor:
         """Compare what we hold with what we should hold."""
         if assignment.incarnation != self._incarnation:
             return  # meant for a former life of ours
-        wanted = self._wanted = {line.id: line for line in assignment.tasks}
+        before, wanted = self._wanted, {line.id: line for line in assignment.tasks}
+        self._wanted = wanted
         self._done = {task_id: line for task_id, line in self._done.items() if wanted.get(task_id) == line}
         for held in list(self._held.values()):
-            if wanted.get(held.line.id) != held.line:
+            task_id = held.line.id
+            if wanted.get(task_id) != held.line:
+                # A later version may have been given and taken away again while we were still publishing this one.
+                if task_id in before and before[task_id] not in (held.line, wanted.get(task_id)):
+                    held.owed = before[task_id]
                 self._stop(held, "cancelled")
         to_read: list[Held] = []
         now = self._now()
@@ -639,7 +645,7 @@ class Executor:
         held.advance(step)
         if self._held.get(held.line.id) is held:
             del self._held[held.line.id]
-        wanted = self._wanted.get(held.line.id)
+        wanted = self._wanted.get(held.line.id) or held.owed
         if wanted == held.line:
             self._done[held.line.id] = held.line
         is_new = wanted != held.line or (step is Step.DROPPED and held.stopped_for == "cancelled")
