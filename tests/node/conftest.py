@@ -14,6 +14,7 @@ import pytest
 from tests.node.submitter import Submitter, submitting
 from zkd.daemon import Daemon
 from zkd.settings import Settings, load
+from zkd.zk.server import EmbeddedServer
 
 MODULES = Path(__file__).parent / "modules"
 
@@ -63,3 +64,14 @@ async def site(
     caplog.set_level(logging.INFO, "zkd")
     async with submitting(zookeeper, zk_root) as user, AsyncExitStack() as stack:
         yield Site(zookeeper, zk_root, tmp_path, user, stack)
+
+
+@pytest.fixture
+async def cut_site(
+    embedded: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Site]:
+    """A site on a server of the test's own, whose faults are at hand."""
+    monkeypatch.syspath_prepend(MODULES)
+    caplog.set_level(logging.INFO, "zkd")
+    async with submitting(embedded.connect_string, "/zkd") as user, AsyncExitStack() as stack:
+        yield Site(embedded.connect_string, "/zkd", tmp_path, user, stack)

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.node.conftest import MODULES, Site
-from tests.node.submitter import Witness, submitting, until
+from tests.node.conftest import Site
+from tests.node.submitter import Witness, until
 from zkd.zk.server import EmbeddedServer
 from zkd.zk.server.wire import Op
-
-
-@pytest.fixture
-async def cut_site(
-    embedded: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[Site]:
-    """A site on a server of the test's own, whose faults are at hand."""
-    monkeypatch.syspath_prepend(MODULES)
-    caplog.set_level(logging.INFO, "zkd")
-    async with submitting(embedded.connect_string, "/zkd") as user, AsyncExitStack() as stack:
-        yield Site(embedded.connect_string, "/zkd", tmp_path, user, stack)
-
 
 # Which request is cut: by its kind and by the path of its first operation.
 WHERE = {

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from tests.node.conftest import MODULES, Site
-from tests.node.submitter import submitting, until
+from tests.node.conftest import Site
+from tests.node.submitter import until
 from zkd import codec
 from zkd.core import dispatch
 from zkd.core.lifecycle import State
@@ -24,25 +21,14 @@ from zkd.zk.server import EmbeddedServer
 from zkd.zk.server.wire import Op
 
 
-@pytest.fixture
-async def own_site(
-    embedded: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[Site]:
-    """Daemons on a server whose fault switches are at hand."""
-    monkeypatch.syspath_prepend(MODULES)
-    caplog.set_level(logging.INFO, "zkd")
-    async with submitting(embedded.connect_string, "/zkd") as user, AsyncExitStack() as stack:
-        yield Site(embedded.connect_string, "/zkd", tmp_path, user, stack)
-
-
 async def is_running(daemon: Daemon) -> bool:
     return bool(daemon.executor.running())
 
 
 async def test_a_task_that_is_stopped_in_the_turn_of_its_start_keeps_no_slot(
-    own_site: Site, monkeypatch: pytest.MonkeyPatch
+    cut_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon = await own_site.node(slots=1)
+    daemon = await cut_site.node(slots=1)
     executor = daemon.executor
     start = executor._start_what_fits
     stopped: list[str] = []
@@ -55,57 +41,57 @@ async def test_a_task_that_is_stopped_in_the_turn_of_its_start_keeps_no_slot(
                 executor._stop(held, "drain")
 
     monkeypatch.setattr(executor, "_start_what_fits", start_and_stop)
-    task_id = await own_site.user.drop({"kernel": "nap", "args": [0]})
+    task_id = await cut_site.user.drop({"kernel": "nap", "args": [0]})
 
     async def is_free() -> bool:
         return bool(stopped) and executor.slots_used == 0 and not executor._held
 
     await until(is_free, 4.0, "its slot is free")
-    result = await own_site.user.result(task_id)  # it was handed back, and nothing else is wrong with it
+    result = await cut_site.user.result(task_id)  # it was handed back, and nothing else is wrong with it
     assert (result.status, result.attempts[0].cause) == ("done", "drain")
 
 
 async def test_a_cancelled_task_has_a_result_though_the_connection_was_lost_meanwhile(
-    embedded: EmbeddedServer, own_site: Site
+    embedded: EmbeddedServer, cut_site: Site
 ) -> None:
-    daemon = await own_site.node(slots=1)
-    task_id = await own_site.user.drop({"kernel": "nap", "args": [60]})
+    daemon = await cut_site.node(slots=1)
+    task_id = await cut_site.user.drop({"kernel": "nap", "args": [60]})
     await until(lambda: is_running(daemon), 4.0, "it runs")
-    embedded.faults.cut("before", Op.EXISTS, 1, own_site.user.paths.task(task_id))
-    assert await own_site.user.cancel(task_id)
-    assert (await own_site.user.result(task_id)).status == "cancelled"
+    embedded.faults.cut("before", Op.EXISTS, 1, cut_site.user.paths.task(task_id))
+    assert await cut_site.user.cancel(task_id)
+    assert (await cut_site.user.result(task_id)).status == "cancelled"
     assert not embedded.faults.has_cuts
 
 
-async def test_a_running_task_outlives_the_loss_of_its_assignment(own_site: Site) -> None:
+async def test_a_running_task_outlives_the_loss_of_its_assignment(cut_site: Site) -> None:
     """Somebody deletes assign/a; the leader notices with its next write, and makes it again with what it held."""
-    daemon = await own_site.node("a", slots=2)
-    paths, trace = own_site.user.paths, own_site.trace()
-    running = await own_site.user.drop({"kernel": "nap", "args": [1.5, str(trace)]})
+    daemon = await cut_site.node("a", slots=2)
+    paths, trace = cut_site.user.paths, cut_site.trace()
+    running = await cut_site.user.drop({"kernel": "nap", "args": [1.5, str(trace)]})
     await until(lambda: is_running(daemon), 4.0, "it runs")
-    await own_site.user.session.delete(paths.assignment("a"), -1)
-    assert (await own_site.user.do("nap", 0)).status == "done"
-    assert (await own_site.user.result(running)).status == "done"
+    await cut_site.user.session.delete(paths.assignment("a"), -1)
+    assert (await cut_site.user.do("nap", 0)).status == "done"
+    assert (await cut_site.user.result(running)).status == "done"
     assert len(trace.read_text().split()) == 1
 
 
-async def test_a_task_that_is_given_again_while_it_is_let_go_runs_again(own_site: Site) -> None:
+async def test_a_task_that_is_given_again_while_it_is_let_go_runs_again(cut_site: Site) -> None:
     """An assignment that was emptied by mistake and mended at once names the same line as before."""
-    daemon = await own_site.node("a", slots=2)
-    paths = own_site.user.paths
-    trace = own_site.trace()
-    task_id = await own_site.user.drop({"kernel": "ignore_sigterm", "args": [str(trace)]})
+    daemon = await cut_site.node("a", slots=2)
+    paths = cut_site.user.paths
+    trace = cut_site.trace()
+    task_id = await cut_site.user.drop({"kernel": "ignore_sigterm", "args": [str(trace)]})
 
     async def has_begun() -> bool:
         return bool(trace.read_text())
 
     await until(has_begun, 4.0, "it runs")
-    kept = (await own_site.user.session.get(paths.assignment("a"))).data
-    await own_site.node("b", slots=1)
+    kept = (await cut_site.user.session.get(paths.assignment("a"))).data
+    await cut_site.node("b", slots=1)
     await daemon.election.resign()  # now it is not fed, and reads what stands there
-    await own_site.user.do("nap", 0, node="b")
+    await cut_site.user.do("nap", 0, node="b")
     before = trace.read_text()
-    await own_site.user.session.set(
+    await cut_site.user.session.set(
         paths.assignment("a"),
         b'{"epoch":1,"incarnation":"%s","tasks":[]}' % (daemon.membership.incarnation or "").encode(),
         -1,
@@ -115,38 +101,38 @@ async def test_a_task_that_is_given_again_while_it_is_let_go_runs_again(own_site
         return not daemon.executor.running() or all(held.stopped_for for held in daemon.executor._held.values())
 
     await until(is_let_go, 4.0, "it is being stopped")
-    await own_site.user.session.set(paths.assignment("a"), kept, -1)
+    await cut_site.user.session.set(paths.assignment("a"), kept, -1)
 
     async def runs_again() -> bool:
         return len(trace.read_text()) > len(before)
 
     await until(runs_again, 6.0, "it runs again")
-    assert await own_site.user.cancel(task_id)
-    assert (await own_site.user.result(task_id)).status == "cancelled"
+    assert await cut_site.user.cancel(task_id)
+    assert (await cut_site.user.result(task_id)).status == "cancelled"
 
 
 async def test_a_task_that_is_cancelled_while_its_holder_is_dying_has_a_result(
-    embedded: EmbeddedServer, own_site: Site, monkeypatch: pytest.MonkeyPatch
+    embedded: EmbeddedServer, cut_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the holder will publish nothing is known only when its session is over."""
     monkeypatch.setattr(dispatch, "ORPHAN_GRACE_S", 0.5)
-    await own_site.node("a")
-    lost = await own_site.node("b")
-    task_id = await own_site.user.drop({"kernel": "nap", "args": [60], "node": "b"})
+    await cut_site.node("a")
+    lost = await cut_site.node("b")
+    task_id = await cut_site.user.drop({"kernel": "nap", "args": [60], "node": "b"})
     await until(lambda: is_running(lost), 4.0, "it runs")
     embedded.partition(lost.session.session_id)
-    assert await own_site.user.cancel(task_id)
+    assert await cut_site.user.cancel(task_id)
     await asyncio.sleep(1.5)  # longer than a holder takes that lives, shorter than a session
     embedded.expire(lost.session.session_id)
-    assert (await own_site.user.result(task_id)).status == "cancelled"
+    assert (await cut_site.user.result(task_id)).status == "cancelled"
     embedded.heal()
 
 
 async def test_what_a_lost_node_had_finished_does_not_hold_up_what_it_had_not(
-    embedded: EmbeddedServer, own_site: Site, monkeypatch: pytest.MonkeyPatch
+    embedded: EmbeddedServer, cut_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user, paths = own_site.user, own_site.user.paths
-    leader = await own_site.node("a", slots=1)
+    user, paths = cut_site.user, cut_site.user.paths
+    leader = await cut_site.node("a", slots=1)
     written: list[str] = []
     multi = leader.session.multi
 
@@ -184,11 +170,11 @@ async def test_what_a_lost_node_had_finished_does_not_hold_up_what_it_had_not(
 
 
 async def test_a_node_that_resigns_while_it_queues_up_leaves_no_candidate(
-    embedded: EmbeddedServer, own_site: Site, monkeypatch: pytest.MonkeyPatch
+    embedded: EmbeddedServer, cut_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the next leader would wait for it until its drain is over."""
-    daemon = await own_site.node("a")
-    session, candidates = daemon.session, own_site.user.paths.candidates
+    daemon = await cut_site.node("a")
+    session, candidates = daemon.session, cut_site.user.paths.candidates
     create = session.create
     resigned = asyncio.Event()
 
@@ -205,17 +191,17 @@ async def test_a_node_that_resigns_while_it_queues_up_leaves_no_candidate(
         await resigned.wait()
 
     async def is_gone() -> bool:
-        return not await own_site.user.session.children(candidates)
+        return not await cut_site.user.session.children(candidates)
 
     await until(is_gone, 2.0, "nobody stands")
-    assert not await own_site.user.is_there(own_site.user.paths.leader)
+    assert not await cut_site.user.is_there(cut_site.user.paths.leader)
 
 
-async def test_a_leader_that_lost_its_session_hears_no_more_of_tasks(embedded: EmbeddedServer, own_site: Site) -> None:
+async def test_a_leader_that_lost_its_session_hears_no_more_of_tasks(embedded: EmbeddedServer, cut_site: Site) -> None:
     """What it heard nobody would ever take, and it would grow for as long as the daemon lives."""
-    former = await own_site.node("a")
-    other = await own_site.node("b")
-    await own_site.user.do("nap", 0)
+    former = await cut_site.node("a")
+    other = await cut_site.node("b")
+    await cut_site.user.do("nap", 0)
     embedded.expire(former.session.session_id)
 
     async def leads() -> bool:
@@ -223,6 +209,6 @@ async def test_a_leader_that_lost_its_session_hears_no_more_of_tasks(embedded: E
 
     await until(leads, 8.0, "b leads, and a is back")
     for _ in range(5):
-        await own_site.user.do("nap", 0)
+        await cut_site.user.do("nap", 0)
     assert former.election.reign is None
     assert former.dispatcher._events == []

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from zkd.client.dropbox import DropBox
     from zkd.client.outcomes import Blobs
     from zkd.client.uploads import Uploads
-    from zkd.records import Fault
+    from zkd.paths import TaskId
+    from zkd.records import Fault, Result
 
 # An array task should be large enough to drown the cost of its znode and small enough that a server, and
 # whoever waits behind it, hardly notices it.
@@ -106,16 +107,20 @@ class Calls:
         """
         task = self._box.new_id()
         text = await self._encode(kernel, args, kwargs, self._run_fields)
-        try:
-            pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
-            result = await self._box.result_of(pending)
-        except asyncio.CancelledError:
-            self._box.abandon(task)
-            raise
+        result = await self._ended(task, text)
         try:
             return await self._blobs.value_of(task, result)
         finally:  # only now: the file of a large value lives no longer than the result that names it
             self._box.forget([task])
+
+    async def _ended(self, task: TaskId, text: bytes) -> Result:
+        """Drop the task and wait for its end. If the caller is cancelled, so is the task."""
+        try:
+            pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
+            return await self._box.result_of(pending)
+        except asyncio.CancelledError:
+            self._box.abandon(task)
+            raise
 
     async def submit(self, kernel: str, /, *args: Any, **kwargs: Any) -> Handle:
         """Drop a task and return its handle as soon as it is accepted. It goes on without this program."""
@@ -201,12 +206,7 @@ class Calls:
         from zkd.client.outcomes import as_arrays
 
         task = self._box.new_id()
-        try:
-            pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
-            result = await self._box.result_of(pending)
-        except asyncio.CancelledError:
-            self._box.abandon(task)
-            raise
+        result = await self._ended(task, text)
         try:
             values = await self._blobs.items_of(task, result)
         except TaskError as error:

@@ -416,7 +416,8 @@ class Executor:
         finally:
             self._slots_taken -= task.slots
             self._wide -= task.slots > 1
-            self._start_what_fits_later()
+            if self._group is not None:
+                self._start_what_fits()
         if held.state is not State.RUNNING:
             return  # dropped while it ran
         if isinstance(outcome, Cancelled):
@@ -428,10 +429,6 @@ class Executor:
             return
         await self._settle(held, task, outcome)
 
-    def _start_what_fits_later(self) -> None:
-        if self._group is not None and self._queue:
-            self._start_what_fits()
-
     async def _outcome(self, held: Held, task: Task) -> Outcome:
         line = held.line
         timeout_s = task.timeout_s or self._timeout_s()
@@ -441,13 +438,10 @@ class Executor:
                 return TimedOut(0.0)
         try:
             files = await self._files(task)
-        except (ResultLost, BadRecord) as error:
-            where = error.where if isinstance(error, BadRecord) else "$.args"
-            return (
-                Rejected(where, str(error))
-                if isinstance(error, BadRecord)
-                else Failed("ResultLost", str(error), "", 0.0)
-            )
+        except BadRecord as error:
+            return Rejected(error.where, str(error))
+        except ResultLost as error:
+            return Failed("ResultLost", str(error), "", 0.0)
         call = Call(
             kernel=task.kernel,
             args=bytes(task.args),
