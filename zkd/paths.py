@@ -10,6 +10,7 @@
 <root>/control/leader          ephemeral: who leads, in which epoch
 <root>/control/candidates/     ephemeral sequential: who would lead next
 <root>/control/nodes/<node>    a node's state as operators set it: active | draining | cordoned
+<root>/control/limits/<kernel> how much of a kernel's work the cluster takes on, as operators set it
 <root>/control/protocol        version of this protocol
 <root>/control/token           who knows it may send data to nodes
 """
@@ -51,6 +52,7 @@ class Paths:
         self.leader = f"{root}/control/leader"
         self.candidates = f"{root}/control/candidates"
         self.node_states = f"{root}/control/nodes"
+        self.limits = f"{root}/control/limits"
         self.token = f"{root}/control/token"
         self.protocol = f"{root}/control/protocol"
 
@@ -69,6 +71,7 @@ class Paths:
             self.control,
             self.candidates,
             self.node_states,
+            self.limits,
         ]
 
     def task(self, task: TaskId) -> str:
@@ -91,6 +94,9 @@ class Paths:
 
     def node_state(self, node: NodeId) -> str:
         return f"{self.node_states}/{node}"
+
+    def limit(self, kernel: str) -> str:
+        return f"{self.limits}/{kernel}"
 
     def candidate(self, node: NodeId) -> str:
         """The prefix of a sequential candidate znode; the server appends ten digits."""

@@ -190,6 +190,16 @@ class OperatorState(Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
+class Limit(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What stands at ``control/limits/<kernel>``: how much of this kernel's work the cluster takes on."""
+
+    per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None  # starts a second
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # starts at once after a pause; else 0.1 s' worth
+    at_once: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # held over the whole cluster; 0 holds all back
+    by: str = ""
+    reason: str = ""
+
+
 class KernelSignature(Struct, frozen=True, omit_defaults=True):
     """How people see a kernel: `zkd get kernels` and `zkd describe kernel NAME`."""
 
