@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -81,6 +82,23 @@ async def test_a_frozen_server_is_left_within_its_share_of_the_timeout(three: En
             assert await change_to(changes, State.SUSPENDED, TIMEOUT_S) < TIMEOUT_S * 2 / 3
             assert await change_to(changes, State.CONNECTED, TIMEOUT_S) < TIMEOUT_S / 3
             assert session.session_id == first
+        finally:
+            victim.resume()
+
+
+async def test_who_waits_for_a_frozen_server_is_at_another_within_a_third_of_the_timeout(three: Ensemble) -> None:
+    changes = asyncio.Queue[StateChange]()
+    async with Session(three.connect_string, timeout_s=6.0) as session:
+        await session.connected(10)
+        session.subscribe(changes.put_nowait)
+        victim = await follower_session(three, session, changes)
+        began = time.monotonic()
+        victim.pause()
+        try:
+            with pytest.raises(Unavailable):
+                await session.exists("/")
+            await change_to(changes, State.CONNECTED, 6.0)
+            assert time.monotonic() - began < session.timeout_s / 3
         finally:
             victim.resume()
 

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 PASSWORD_BYTES = 16
 
-# Shares of the negotiated timeout. An idle connection is pinged each PING; an answer owed for SILENCE ends
-# it; together they stay below UNKNOWN, so a server that hangs is left before our own duties stop.
+# Shares of the negotiated timeout. An idle connection is pinged each PING; an answer owed for SILENCE ends it,
+# early enough to be at another server within a third; together they stay below UNKNOWN, so a server that hangs
+# is left before our own duties stop.
 PING = 1 / 4
-SILENCE = 1 / 3
+SILENCE = 3 / 10
 UNKNOWN = 2 / 3
 STEP = 1 / 6  # dialling, and each exchange before CONNECTED
 STEP_S_MIN = 0.25  # a busy machine needs that much, however short the session
