@@ -39,10 +39,3 @@ def unlucky(failures: int, how: str = "error") -> int:
 def letters(count: int) -> str:
     """A value of this size."""
     return "x" * count
-
-
-@kernel
-def sleep(seconds: float) -> float:
-    """Hold a slot and use nothing."""
-    time.sleep(seconds)
-    return seconds

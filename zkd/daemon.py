@@ -30,6 +30,7 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd import log as zkd_log
+from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
 from zkd.credentials import read_auth, tls_context
 from zkd.endings import Endings
@@ -187,8 +188,8 @@ class Daemon:
             lambda: self.settings.tasks.timeout_s,
             lambda: self._address,
         )
-        self.election = Election(session, paths, name, clock, self._log)
-        self.dispatcher = Dispatcher(session, paths, name, endings, clock, self._log, self.executor.feed)
+        self.election = Election(session, paths, name, clock, self._log, lambda: self.settings.tasks.queue_max)
+        self.dispatcher = Dispatcher(session, paths, name, endings, clock, self._log, self.executor.feed, self._room)
         self.reaper = Reaper(
             session,
             paths,
@@ -268,6 +269,10 @@ class Daemon:
             finally:
                 self.executor.unfed()
                 reaping.cancel()
+
+    def _room(self) -> Room:
+        tasks = self.settings.tasks
+        return Room(tasks.queue_max, tasks.queue_bytes_max)
 
     def _ended(self) -> dict[str, float | None]:
         mind = self.dispatcher.mind
@@ -466,6 +471,11 @@ class Daemon:
         yield "zkd_slots", {}, node.slots
         yield "zkd_slots_used", {}, self.executor.slots_used
         yield "zkd_tasks_queued", {}, self.executor.queued()
+        mind = self.dispatcher.mind
+        if mind is not None:  # while this node leads
+            yield "zkd_leader_tasks", {}, mind.admission.total.tasks
+            yield "zkd_leader_task_bytes", {}, mind.admission.total.size
+            yield "zkd_tasks_refused_total", {}, mind.admission.refused
         yield "zkd_loop_lag_seconds", {}, self.heartbeat.lag_s
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count

@@ -176,10 +176,11 @@ class Assignment(Struct, frozen=True):
     tasks: list[Assigned]
 
 
-class Leader(Struct, frozen=True):
+class Leader(Struct, frozen=True, omit_defaults=True):
     node: NodeId
     incarnation: str
     epoch: int
+    queue_max: int = 0  # tasks that may wait or run, by this leader's settings; 0: it does not say
 
 
 class OperatorState(Struct, frozen=True, omit_defaults=True):

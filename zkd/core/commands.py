@@ -35,6 +35,19 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """Reject an arrival that is too much. There are many of these if there is one: they are written together."""
+
+    id: TaskId
+    czxid: int
+    version: int
+    error: Fault
+    kernel: str | None
+    ttl_s: float
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TakeBack:
     """Record this attempt in the task, at this version. The version moves on and shuts out the old holder."""
 
@@ -55,4 +68,4 @@ class Mourn:
     traceparent: str | None
 
 
-Command = Assign | End | TakeBack | Mourn
+Command = Assign | End | Refuse | TakeBack | Mourn

@@ -17,7 +17,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterable, Iterator
 
-from zkd.core.commands import Assign, Command, End, Mourn, TakeBack
+from zkd.core.admission import REFUSAL_TTL_S, Admission, Room
+from zkd.core.commands import Assign, Command, End, Mourn, Refuse, TakeBack
 from zkd.core.picture import Entry, Member, Need, Phase
 from zkd.core.queues import Queues
 from zkd.errors import BadRecord
@@ -56,11 +57,21 @@ class Dispatch:
         self._out: list[Command] = []
         self._mourned: dict[TaskId, Mourn] = {}  # asked for, and not known to be done
         self.ended: dict[TaskId, float | None] = {}  # -> how long its result is to be kept
+        self.admission = Admission(Room())
+        self.inherited = 0  # tasks created up to this transaction were there before this picture
 
     # --- What happened ----------------------------------------------------------------------------------
 
     def task_read(
-        self, task_id: TaskId, czxid: int, version: int, task: Task | BadRecord, *, age_s: float, now: float
+        self,
+        task_id: TaskId,
+        czxid: int,
+        version: int,
+        task: Task | BadRecord,
+        *,
+        age_s: float,
+        now: float,
+        size: int = 0,
     ) -> None:
         """The task's znode, as it is now. Telling the same thing twice changes nothing."""
         known = self.tasks.get(task_id)
@@ -85,6 +96,8 @@ class Dispatch:
             traceparent=task.traceparent,
         )
         self.tasks[task_id] = entry
+        if not self._admit(entry, known, size):
+            return
         if task.attempts:
             self._seen.add(task.kernel)
         if task.dataset is not None:
@@ -116,6 +129,7 @@ class Dispatch:
                 self._mourn(Mourn(task_id, 0, 0, [], None, None))
             return
         self.ended[task_id] = entry.ttl_s
+        self._forget_size(entry)
         if len(self.ended) > ENDED_REMEMBERED:
             del self.ended[next(iter(self.ended))]
         attempt = entry.attempt if entry.node else 0
@@ -272,6 +286,37 @@ class Dispatch:
         entry.node = None
         self.queues.push(entry)
 
+    def _admit(self, entry: Entry, known: Entry | None, size: int) -> bool:
+        """Count this task among what waits or runs; or refuse it, if nobody has begun it and it is too much."""
+        is_arrival = known is None or known.size is None or known.czxid != entry.czxid
+        if known is not None:
+            self._forget_size(known)
+        if is_arrival and not entry.attempts:
+            fault = self.admission.refusal("", size, was_there=entry.czxid <= self.inherited)
+            if fault is not None:
+                entry.phase = Phase.ENDING
+                entry.ttl_s = REFUSAL_TTL_S
+                self._out.append(
+                    Refuse(
+                        entry.id,
+                        entry.czxid,
+                        entry.version,
+                        fault,
+                        entry.need.kernel,
+                        REFUSAL_TTL_S,
+                        entry.traceparent,
+                    )
+                )
+                return False
+        self.admission.enter("", size)
+        entry.size = size
+        return True
+
+    def _forget_size(self, entry: Entry) -> None:
+        if entry.size is not None:
+            self.admission.leave("", entry.size)
+            entry.size = None
+
     def _assign(self, entry: Entry, member: Member) -> None:
         self._give(entry, member)
         self._dirty.add(member.record.node)
@@ -350,6 +395,8 @@ class Dispatch:
         )
 
     def _end_unread(self, task_id: TaskId, czxid: int, version: int, bad: BadRecord) -> None:
+        if task_id in self.tasks:
+            self._forget_size(self.tasks[task_id])
         need = Need("", None, (), 1, None)
         self.tasks[task_id] = entry = Entry(task_id, czxid, version, need, 0, 0, [])
         self._end(entry, "rejected", Fault("task", str(bad), path=bad.where))
@@ -369,6 +416,9 @@ class Dispatch:
         for entry in self.tasks.values():
             if entry.phase is Phase.ASSIGNED and entry.id not in self.members[entry.node or ""].held:
                 yield f"{entry.id} is assigned to {entry.node}, which does not hold it"
+        admitted = sum(entry.size is not None for entry in self.tasks.values())
+        if admitted != self.admission.total.tasks:
+            yield f"{admitted} tasks were admitted, and {self.admission.total.tasks} are counted"
 
 
 def backoff_s(charged: int) -> float:

@@ -54,6 +54,7 @@ class Entry:
     traceparent: str | None = None
     has_moved: bool = False  # its version has, so its holder has let go of it; the new text is yet to be read
     line: Assigned | None = None  # as it stands in assign/<node>
+    size: int | None = None  # bytes of its znode, once it was admitted
 
     @property
     def attempt(self) -> int:

@@ -19,8 +19,9 @@ import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
+from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
-from zkd.core.commands import Assign, End, Mourn, TakeBack
+from zkd.core.commands import Assign, End, Mourn, Refuse, TakeBack
 from zkd.core.dispatch import Dispatch
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
@@ -37,7 +38,7 @@ from zkd.errors import (
 )
 from zkd.paths import NodeId, Paths, TaskId, is_name, leaf
 from zkd.records import Assignment, Dead, Node, OperatorState, Result, Task
-from zkd.zk import Check, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
+from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
 
 READ_AT_ONCE = 100
 READ_AT_ONCE_FIRST = 16  # until their size is known: a reply has no limit at the server
@@ -52,6 +53,8 @@ MEND_S = 1.0  # before the next try when something is wrong that another try may
 ASSIGN_BYTES = 200_000
 SLOTS_MAX = 4096
 MOURNED_UNSEEN_MAX = 8  # so many cancelled tasks get their results without a look whether these are there
+REFUSED_AT_ONCE = 50  # two operations each
+REFUSALS_TOLD_S = 1.0  # a flood is one line a second in the log
 FRESH_MAX = 2_000  # tasks just read, kept so that the leader's own node need not read them again
 FRESH_BYTES_MAX = 4096
 
@@ -77,6 +80,7 @@ class Dispatcher:
         clock: ServerClock,
         log: Log,
         hand_over: Callable[[Assignment, dict[TaskId, Fresh]], None],
+        room: Callable[[], Room] = Room,
     ) -> None:
         self._session = session
         self._paths = paths
@@ -85,6 +89,8 @@ class Dispatcher:
         self._clock = clock
         self._log = log
         self._hand_over = hand_over  # our own node's share goes to its executor directly
+        self._room = room
+        self._refusals_told = (0, 0.0)  # how many there were, and when
         self._events: list[Event] = []
         self._wake = asyncio.Event()
         self._to_read: OrderedDict[TaskId, None] = OrderedDict()
@@ -187,7 +193,8 @@ class Dispatcher:
             except BadRecord as error:
                 self._log.warning("assignment.unreadable", node=node, error=str(error))
         held = {assigned.id for _, assignment in given for assigned in assignment.tasks}
-        waiting = await self._session.children(self._paths.tasks)
+        waiting, stat = await self._session.children_stat(self._paths.tasks)
+        mind.inherited = stat.pzxid
         if self.mind is not None:
             mind.succeed(self.mind, set(waiting))
         first = [task_id for task_id in waiting if task_id in held]
@@ -218,6 +225,7 @@ class Dispatcher:
 
     def _take_events(self, mind: Dispatch, group: asyncio.TaskGroup) -> None:
         events, self._events = self._events, []
+        mind.admission.room = self._room()
         now = self._now()
         tasks = f"{self._paths.tasks}/"
         for event in events:
@@ -338,7 +346,9 @@ class Dispatcher:
                     continue
                 task = self._decode(task_id, got.data)
                 age_s = self._clock.age_s(got.stat.ctime, now)
-                mind.task_read(task_id, got.stat.czxid, got.stat.version, task, age_s=age_s, now=now)
+                mind.task_read(
+                    task_id, got.stat.czxid, got.stat.version, task, age_s=age_s, now=now, size=len(got.data)
+                )
                 if isinstance(task, Task) and len(got.data) <= FRESH_BYTES_MAX:
                     self._fresh[task_id] = Fresh(task, got.stat)
                     if len(self._fresh) > FRESH_MAX:
@@ -385,11 +395,14 @@ class Dispatcher:
             self._take_events(mind, group)
             assigns: list[Assign] = []
             mourns: list[Mourn] = []
+            refuses: list[Refuse] = []
             for command in mind.commands(self._now()):
                 if isinstance(command, Assign):
                     assigns.append(command)
                 elif isinstance(command, End):
                     group.create_task(self._end(mind, command, session_id, check))
+                elif isinstance(command, Refuse):
+                    refuses.append(command)
                 elif isinstance(command, TakeBack):
                     group.create_task(self._take_back(mind, command, session_id, check))
                 else:
@@ -399,6 +412,9 @@ class Dispatcher:
             else:
                 for mourn in mourns:
                     group.create_task(self._mourn(mind, mourn, session_id, check))
+            for start in range(0, len(refuses), REFUSED_AT_ONCE):
+                some = refuses[start : start + REFUSED_AT_ONCE]
+                group.create_task(self._refuse(mind, some, session_id, check))
             if assigns:
                 await self._assign(assigns, session_id, epoch, check)
             now = self._now()
@@ -475,6 +491,53 @@ class Dispatcher:
             mourn = Mourn(end.id, end.czxid, end.attempt, end.attempts, end.ttl_s, end.traceparent)
             await self._mourn(mind, mourn, session_id, check)
         self._log.info("task.ended", id=end.id[:140], status=end.status, error=end.error.message, ending=ending.value)
+
+    async def _refuse(self, mind: Dispatch, refuses: list[Refuse], session_id: int, check: Check) -> None:
+        """Reject arrivals that are too much, many to a transaction: a flood must cost less than its work would."""
+        paths = self._paths
+        self._tell_refusals(mind, refuses[-1])
+        left = list(refuses)
+        while left:
+            ops: list[Check | Create | Delete] = [check]
+            for refuse in left:
+                result = Result(
+                    status="rejected",
+                    error=refuse.error,
+                    kernel=refuse.kernel,
+                    owner=f"leader of epoch {check.version}",
+                    czxid=refuse.czxid,
+                    finished_at=timestamp(),
+                    ttl_s=refuse.ttl_s,
+                    traceparent=refuse.traceparent,
+                )
+                ops += [
+                    Delete(paths.task(refuse.id), refuse.version),
+                    Create(paths.result(refuse.id), codec.encode(result)),
+                ]
+            try:
+                await self._session.multi(ops, within=session_id)
+                return
+            except MultiFailed as refusal:
+                if refusal.index == 0:
+                    raise Refused from None
+                odd = left.pop((refusal.index - 1) // 2)  # it moved on, is answered, cannot be deleted
+            await self._end(
+                mind,
+                End(
+                    odd.id, odd.czxid, odd.version, "rejected", odd.error, odd.kernel, 0, [], odd.ttl_s, odd.traceparent
+                ),
+                session_id,
+                check,
+            )
+
+    def _tell_refusals(self, mind: Dispatch, latest: Refuse) -> None:
+        """People should look; one line a second is enough for that."""
+        count, at = self._refusals_told
+        now = self._now()
+        if now - at >= REFUSALS_TOLD_S:
+            refused = mind.admission.refused
+            self._log.warning("tasks.refused", count=refused - min(count, refused), error=latest.error.message)
+            self._refusals_told = (refused, now)
 
     def _heed(self, ending: Ending) -> None:
         if ending in (Ending.DEPOSED, Ending.SESSION_OVER):

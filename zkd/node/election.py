@@ -46,12 +46,21 @@ class Reign:
 
 
 class Election:
-    def __init__(self, session: Session, paths: Paths, node: NodeId, clock: ServerClock, log: Log) -> None:
+    def __init__(
+        self,
+        session: Session,
+        paths: Paths,
+        node: NodeId,
+        clock: ServerClock,
+        log: Log,
+        queue_max: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._session = session
         self._paths = paths
         self._node = node
         self._clock = clock
         self._log = log
+        self._queue_max = queue_max
         self._candidate: str | None = None
         self._is_standing = True
         self._wake = asyncio.Event()
@@ -163,7 +172,7 @@ class Election:
                 with suppress(NodeExists):
                     await self._session.create(self._paths.epoch, b"")
                 continue
-            record = codec.encode(Leader(self._node, incarnation, stat.version + 1))
+            record = codec.encode(Leader(self._node, incarnation, stat.version + 1, self._queue_max()))
             try:
                 done = await self._session.multi(
                     [
