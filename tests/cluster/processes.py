@@ -38,6 +38,7 @@ class DaemonProcess:
             "ZKD_WORKERS__MODULES": "mischief",
             "ZKD_LOG__FORMAT": "json",
         }
+        self.prefix: tuple[str, ...] = ()  # goes before the command, to run it somewhere else: in a network namespace
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,7 +50,7 @@ class DaemonProcess:
         assert self._process is None or self._process.poll() is not None, f"{self.name} runs already"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*dies_with_us(), sys.executable, "-m", "zkd", "daemon"],
+                [*dies_with_us(), *self.prefix, sys.executable, "-m", "zkd", "daemon"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

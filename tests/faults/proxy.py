@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -34,11 +35,13 @@ class Fault:
 class Proxy:
     """`async with Proxy(port) as proxy`: clients connect to `proxy.connect_string`."""
 
-    def __init__(self, upstream_port: int) -> None:
+    def __init__(self, upstream_port: int, *, upstream_host: str = "127.0.0.1", host: str = "127.0.0.1") -> None:
         self.upstream_port = upstream_port
+        self.upstream_host = upstream_host
+        self.host = host
         self.port = 0
         self.hellos = 0
-        self.requests: list[int] = []  # opcodes that reached the server
+        self.requests: Counter[int] = Counter()  # by opcode, those that reached the server
         self._faults: list[Fault] = []
         self._pipes: set[_Pipe] = set()
         self._serving: set[asyncio.Task[None]] = set()
@@ -48,7 +51,7 @@ class Proxy:
 
     @property
     def connect_string(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         await self.accept()
@@ -63,7 +66,7 @@ class Proxy:
         await asyncio.gather(*serving, return_exceptions=True)
 
     async def accept(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
@@ -132,7 +135,7 @@ class _Pipe:
         await self.proxy.passage()
         reader, writer = self.client
         try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.proxy.upstream_port)
+            up_reader, up_writer = await asyncio.open_connection(self.proxy.upstream_host, self.proxy.upstream_port)
         except OSError:
             self.cut("rst")
             return
@@ -179,7 +182,7 @@ class _Pipe:
                 return
             if fault is not None:
                 self.awaited[xid] = fault
-            self.proxy.requests.append(opcode)
+            self.proxy.requests[opcode] += 1
             writer.write(head + body)
             await writer.drain()
 

@@ -105,11 +105,17 @@ class ApacheServer:
         port: int = 0,
         flags: Flags | None = None,
         member: Member | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`host` is the address it listens on; `prefix` goes before the command, to run it somewhere else: in a
+        network namespace, say."""
         self._own_directory = directory is None
         self.directory = Path(directory or tempfile.mkdtemp(prefix="zkd-apache-"))
         self.flags = flags or Flags()
         self.member = member
+        self.host = host
+        self.prefix = tuple(prefix)
         self.port = port or free_port()
         self.tls_port = free_port() if self.flags.tls else None
         self.log_path = self.directory / "zookeeper.log"
@@ -117,7 +123,7 @@ class ApacheServer:
 
     @property
     def connect_string(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -130,7 +136,8 @@ class ApacheServer:
     def start(self) -> None:
         """Start the process; `wait_until_serving` tells when it answers."""
         assert not self.is_running, f"the server on port {self.port} runs already"
-        command = [*dies_with_us(), java(), *self._jvm_flags(), "-cp", class_path(), MAIN, str(self._write_config())]
+        jvm = [java(), *self._jvm_flags(), "-cp", class_path(), MAIN, str(self._write_config())]
+        command = [*dies_with_us(), *self.prefix, *jvm]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True
@@ -139,7 +146,7 @@ class ApacheServer:
     def wait_until_serving(self, timeout_s: float = START_S) -> None:
         """Return when `srvr` names a mode (standalone, leader, follower, observer) and the TLS port is open."""
         deadline = time.monotonic() + timeout_s
-        while not (self.mode() and (self.tls_port is None or is_open(self.tls_port))):
+        while not (self.mode() and (self.tls_port is None or is_open(self.tls_port, self.host))):
             if not self.is_running:
                 raise ApacheFailed(f"ZooKeeper on port {self.port} ended by itself:\n{self.log_tail()}")
             if time.monotonic() > deadline:
@@ -148,7 +155,7 @@ class ApacheServer:
 
     def mode(self) -> str:
         """`standalone`, `leader`, `follower`, `observer`, or the empty string when it does not serve."""
-        answer = ask(self.port, b"srvr")
+        answer = ask(self.port, b"srvr", host=self.host)
         return next((line[6:] for line in answer.splitlines() if line.startswith("Mode: ")), "")
 
     def kill(self) -> None:
@@ -222,7 +229,7 @@ class ApacheServer:
             "maxClientCnxns": "0",
             "dataDir": str(data),
             "clientPort": str(self.port),
-            "clientPortAddress": "127.0.0.1",
+            "clientPortAddress": self.host,
             "admin.enableServer": "false",
             "4lw.commands.whitelist": "*",
             "extendedTypesEnabled": str(flags.extended_types).lower(),
@@ -230,7 +237,7 @@ class ApacheServer:
         if flags.tls:
             config |= {
                 "secureClientPort": str(self.tls_port),
-                "secureClientPortAddress": "127.0.0.1",
+                "secureClientPortAddress": self.host,
                 "ssl.keyStore.location": str(flags.tls.keystore),
                 "ssl.keyStore.password": flags.tls.password,
                 "ssl.trustStore.location": str(flags.tls.truststore),
@@ -322,27 +329,35 @@ class Ensemble:
         self.remove()
 
 
-def ensemble(size: int = 3, directory: Path | str | None = None, *, flags: Flags | None = None) -> Ensemble:
-    """An ensemble of `size` servers, not started yet."""
+def ensemble(
+    size: int = 3,
+    directory: Path | str | None = None,
+    *,
+    flags: Flags | None = None,
+    places: Sequence[tuple[str, Sequence[str]]] = (),
+) -> Ensemble:
+    """An ensemble of `size` servers, not started yet. `places`: the `host` and `prefix` of each."""
     members = range(1, size + 1)
+    places = places or [("127.0.0.1", ())] * size
     ports = {number: free_port() for number in members}
     lines = tuple(
-        f"server.{number}=127.0.0.1:{free_port()}:{free_port()}:participant;127.0.0.1:{ports[number]}"
-        for number in members
+        f"server.{number}={host}:{free_port()}:{free_port()}:participant;{host}:{ports[number]}"
+        for number, (host, _) in zip(members, places, strict=True)
     )
     servers = []
-    for number in members:
+    for number, (host, prefix) in zip(members, places, strict=True):
         home = Path(directory) / f"server-{number}" if directory else None
         if home:
             home.mkdir(parents=True, exist_ok=True)
-        servers.append(ApacheServer(home, port=ports[number], flags=flags, member=Member(number, lines)))
+        member = Member(number, lines)
+        servers.append(ApacheServer(home, port=ports[number], flags=flags, member=member, host=host, prefix=prefix))
     return Ensemble(servers)
 
 
-def ask(port: int, word: bytes, timeout_s: float = 1.0) -> str:
+def ask(port: int, word: bytes, timeout_s: float = 1.0, host: str = "127.0.0.1") -> str:
     """The answer to a four-letter word, or the empty string when nobody gives one in time."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+        with socket.create_connection((host, port), timeout_s) as connection:
             connection.sendall(word)
             answer = b""
             while part := connection.recv(65_536):
@@ -352,9 +367,9 @@ def ask(port: int, word: bytes, timeout_s: float = 1.0) -> str:
         return ""
 
 
-def is_open(port: int) -> bool:
+def is_open(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), 1.0):
+        with socket.create_connection((host, port), 1.0):
             return True
     except OSError:
         return False
