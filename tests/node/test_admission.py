@@ -9,7 +9,7 @@ import pytest
 from tests.node.conftest import Site
 from zkd.core import admission
 from zkd.daemon import Daemon
-from zkd.zk import Create, Delete
+from zkd.zk import Create
 
 
 async def leading(site: Site, **settings: int) -> Daemon:
@@ -73,12 +73,11 @@ async def test_one_that_cannot_be_refused_with_the_others_is_answered_by_itself(
     await leading(site, tasks__queue_max=2)
     paths = site.user.paths
     kept = await flood(site, 1, b'{"kernel":"nap","labels":{"no":"where"}}', "kept")
-    for _ in range(5):
-        names = [f"r-{number}" for number in range(60)]
+    for tries in range(5):
+        names = [f"r-{tries}-{number}" for number in range(60)]
         await site.user.session.multi([Create(paths.task(name), b'{"kernel":"nap","args":[0]}') for name in names])
         await asyncio.gather(*(site.user.cancel(name) for name in names[::7]))
         results = await site.user.results(names)
         assert {result.status for result in results} <= {"rejected", "cancelled"}
         assert not set(names) & set(await site.user.session.children(paths.tasks))
-        await site.user.session.multi([Delete(paths.result(name), -1) for name in names])
     assert await site.user.is_there(paths.task(kept[0]))
