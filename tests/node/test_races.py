@@ -13,8 +13,10 @@ from tests.node.conftest import Site
 from tests.node.submitter import until
 from zkd import codec
 from zkd.core import dispatch
+from zkd.core.clock import ServerClock
 from zkd.core.lifecycle import State
 from zkd.daemon import Daemon
+from zkd.node.election import Election, Reign
 from zkd.records import Result
 from zkd.zk import Create, Delete, Session, values
 from zkd.zk.server import EmbeddedServer
@@ -212,3 +214,22 @@ async def test_a_leader_that_lost_its_session_hears_no_more_of_tasks(embedded: E
         await cut_site.user.do("nap", 0)
     assert former.election.reign is None
     assert former.dispatcher._events == []
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_an_election_ends_when_it_is_cancelled_in_the_moment_that_wakes_it(cut_site: Site, turns: int) -> None:
+    daemon = await cut_site.node()
+    election = Election(daemon.session, cut_site.user.paths, "other", ServerClock(), daemon._log)
+
+    async def lead(_: Reign) -> None:
+        raise AssertionError("it does not stand")
+
+    await election.resign()
+    running = asyncio.get_running_loop().create_task(election.run(lambda: None, lead))
+    await asyncio.sleep(0.01)
+    election._wake.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait({running}, timeout=1.0)
+    assert running.cancelled()

@@ -116,7 +116,8 @@ class Election:
 
     async def _pause(self, at_most_s: float | None) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), at_most_s)
+            async with asyncio.timeout(at_most_s):  # not wait_for: it loses a cancellation that comes with the event
+                await self._wake.wait()
         except TimeoutError:
             return
 

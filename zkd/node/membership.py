@@ -164,7 +164,8 @@ class Membership:
                 )
             self._log.warning("node.name_taken", owner=f"{stat.ephemeral_owner:#x}", waits_s=round(left_s, 1))
             try:
-                await asyncio.wait_for(gone.wait(), min(left_s, 1.0))
+                async with asyncio.timeout(min(left_s, 1.0)):  # not wait_for: it may lose a cancellation
+                    await gone.wait()
             except TimeoutError:
                 continue
         self.incarnation = incarnation
