@@ -8,20 +8,20 @@ mean is the kernel's business (`zkd.kernels`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
 
 from zkd.errors import BadRecord
-from zkd.records import HISTORY_BYTES_MAX, TASK_BYTES_MAX, Result, Task
+from zkd.records import HISTORY_BYTES_MAX, TASK_BYTES_MAX, Result, Schedule, Task
 
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
-_task = msgspec.json.Decoder(Task).decode
-_result = msgspec.json.Decoder(Result).decode
+_task = msgspec.json.Decoder(Task)
+_result = msgspec.json.Decoder(Result)
+_schedule = msgspec.json.Decoder(Schedule)
 
 ATTEMPTS_FIELD_BYTES = len(b',"attempts":')
 
@@ -58,6 +58,21 @@ def decode_task(text: bytes) -> Task:
     return task
 
 
+def decode_schedule(text: bytes) -> Schedule:
+    """The recurring task in these bytes, or a `BadRecord`. Whether its times make sense is not looked at here."""
+    if len(text) > TASK_BYTES_MAX:
+        raise BadRecord("$", f"expected at most {TASK_BYTES_MAX} bytes, got {len(text)}")
+    schedule = _decode(_schedule, text)
+    refuse_duplicate_names(text)
+    try:
+        task = decode_task(bytes(schedule.task))
+    except BadRecord as error:
+        raise BadRecord(f"$.task{error.where.removeprefix('$')}", error.expected) from None
+    if task.attempts:
+        raise BadRecord("$.task.attempts", "expected none: zkd writes these into a task that it runs")
+    return schedule
+
+
 def decode_result(text: bytes) -> Result:
     """The result in these bytes, or a `BadRecord`."""
     return _decode(_result, text)
@@ -65,31 +80,31 @@ def decode_result(text: bytes) -> Result:
 
 def decode(text: bytes, kind: type[T]) -> T:
     """Some other record in these bytes, or a `BadRecord`."""
-    return _decode(msgspec.json.Decoder(kind).decode, text)
+    return _decode(msgspec.json.Decoder(kind), text)
 
 
-def _decode(decoder: Callable[[bytes], T], text: bytes) -> T:
+def _decode(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
     if not text.strip():
         raise BadRecord("$", f"expected a JSON object, got {'white space' if text else 'nothing'}")
     try:
         text.decode()
-        return decoder(text)
+        return decoder.decode(text)
     except UnicodeDecodeError as error:
         raise BadRecord("$", f"expected UTF-8, got byte {text[error.start]:#04x} at offset {error.start}") from None
     except RecursionError:
         raise BadRecord("$", "expected JSON of reasonable depth, got one nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise _validation(str(error)) from None
+        raise _validation(str(error), decoder.type) from None
     except msgspec.DecodeError as error:
         raise BadRecord("$", f"expected JSON, got text that is not: {error}") from None
 
 
-def _validation(message: str) -> BadRecord:
+def _validation(message: str, kind: Any) -> BadRecord:
     at = _AT.match(message)
     where, what = (at["path"], at["message"]) if at else ("$", message)
     unknown = _UNKNOWN.search(what)
     if unknown:
-        known = ", ".join(field for field in Task.__struct_fields__ if field != "attempts")
+        known = ", ".join(field for field in kind.__struct_fields__ if field != "attempts")
         return BadRecord(f"{where}.{unknown['name']}", f"unknown field; expected one of {known}")
     return BadRecord(where, what[0].lower() + what[1:])
 

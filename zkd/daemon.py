@@ -1,6 +1,6 @@
 """Composes a node: one TaskGroup that owns everything, from the first connection to the last.
 
-    session --- membership --- election --- dispatcher, reaper (while leading)
+    session --- membership --- election --- dispatcher, reaper, scheduler (while leading)
           \\---- executor --- pool of workers        \\--- heartbeat
            \\--- HTTP
 
@@ -41,6 +41,7 @@ from zkd.node.executor import Executor
 from zkd.node.heartbeat import Heartbeat, memory_bytes
 from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
+from zkd.node.scheduler import Scheduler
 from zkd.paths import Paths, is_name
 from zkd.records import BlobRef, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
@@ -198,6 +199,7 @@ class Daemon:
             lambda: self.settings.tasks.result_ttl_s,
             lambda: self.settings.tasks.dead_ttl_s,
         )
+        self.scheduler = Scheduler(session, paths, clock, self._log)
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
 
     async def _wait_for_zookeeper(self) -> None:
@@ -263,12 +265,16 @@ class Daemon:
 
     async def _lead(self, reign: Reign) -> None:
         async with asyncio.TaskGroup() as group:
-            reaping = group.create_task(self.reaper.run(reign.check, self._ended))
+            beside = [
+                group.create_task(self.reaper.run(reign.check, self._ended)),
+                group.create_task(self.scheduler.run(reign.session_id, reign.check)),
+            ]
             try:
                 await self.dispatcher.lead(reign.session_id, reign.epoch, reign.check)
             finally:
                 self.executor.unfed()
-                reaping.cancel()
+                for work in beside:
+                    work.cancel()
 
     def _room(self) -> Room:
         tasks = self.settings.tasks

@@ -6,6 +6,8 @@
 <root>/nodes/<node>            ephemeral: who is here
 <root>/status/<node>           heartbeat
 <root>/assign/<node>           what this node should work on; written by the leader only
+<root>/schedules/<name>        a recurring task, as its user wrote it; never written by zkd
+<root>/control/schedules/<name>  how far the leader is with it
 <root>/control/epoch           its version is the leader's epoch
 <root>/control/leader          ephemeral: who leads, in which epoch
 <root>/control/candidates/     ephemeral sequential: who would lead next
@@ -47,7 +49,9 @@ class Paths:
         self.nodes = f"{root}/nodes"
         self.statuses = f"{root}/status"
         self.assignments = f"{root}/assign"
+        self.schedules = f"{root}/schedules"
         self.control = f"{root}/control"
+        self.schedule_states = f"{root}/control/schedules"
         self.epoch = f"{root}/control/epoch"
         self.leader = f"{root}/control/leader"
         self.candidates = f"{root}/control/candidates"
@@ -68,7 +72,9 @@ class Paths:
             self.nodes,
             self.statuses,
             self.assignments,
+            self.schedules,
             self.control,
+            self.schedule_states,
             self.candidates,
             self.node_states,
             self.limits,
@@ -97,6 +103,12 @@ class Paths:
 
     def limit(self, kernel: str) -> str:
         return f"{self.limits}/{kernel}"
+
+    def schedule(self, name: str) -> str:
+        return f"{self.schedules}/{name}"
+
+    def schedule_state(self, name: str) -> str:
+        return f"{self.schedule_states}/{name}"
 
     def candidate(self, node: NodeId) -> str:
         """The prefix of a sequential candidate znode; the server appends ten digits."""

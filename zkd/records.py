@@ -66,6 +66,30 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     attempts: list[Attempt] = []  # written by zkd
 
 
+class Schedule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a client writes at ``schedules/<name>``: a task, and when it recurs, by `cron` or by `every_s`."""
+
+    task: Raw  # a task, as it is dropped at tasks/<name>.<slot>
+    cron: Text | None = None  # minute, hour, day of month, month, day of week
+    timezone: Text | None = None  # of `cron`; UTC
+    every_s: Annotated[int, Meta(ge=1, le=10 * 365 * 86400)] | None = None  # at the multiples of so many seconds
+    overlap: Literal["allow", "skip"] = "allow"  # skip: not while the former task is not finished
+    paused: bool = False
+
+
+class ScheduleState(Struct, frozen=True, omit_defaults=True):
+    """What stands at ``control/schedules/<name>``: how far the leader is. Times are UTC, by the servers' clock."""
+
+    czxid: int  # the creation transaction of the schedule: which life of the name this is about
+    timing: str  # what counts from `since` on; paused, or empty if it is no schedule
+    since: str
+    slot: str | None = None  # the last one that was dealt with; none at or before it fires any more
+    task: str | None = None  # the last task that was dropped
+    fired: int = 0
+    skipped: int = 0  # missed while nobody led, but for the last, or while the former task was not finished
+    error: str | None = None  # why nothing fires
+
+
 class Fault(Struct, frozen=True, omit_defaults=True):
     """Why a task has no value: `kind` is an exception's type or a cause, `path` the place in the task."""
 

@@ -21,6 +21,8 @@ from zkd.records import (
     NodeStatus,
     OperatorState,
     Result,
+    Schedule,
+    ScheduleState,
     Task,
 )
 
@@ -35,6 +37,8 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "assignment": (Assignment, "assign/<node>: what a node should work on; the leader's."),
     "leader": (Leader, "control/leader: who leads."),
     "operator-state": (OperatorState, "control/nodes/<node>: how operators want a node to be."),
+    "schedule": (Schedule, "schedules/<name>: a task that recurs, by `cron` or by `every_s`."),
+    "schedule-state": (ScheduleState, "control/schedules/<name>: how far the leader is with a schedule."),
     "blob-ref": (BlobRef, "Where a value lies that is too large for a znode."),
 }
 
@@ -66,7 +70,9 @@ def _readable(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
     fields: list[Any] = []
     for field in msgspec.structs.fields(struct):
         kind, default = hints[field.name], field.default
-        if field.name in UNREAD and (kind is Raw or Raw in get_args(kind)):
+        if struct is Schedule and field.name == "task":
+            kind = Annotated[_readable(Task), Meta(description="What is dropped at tasks/<name>.<slot>.")]
+        elif field.name in UNREAD and (kind is Raw or Raw in get_args(kind)):
             kind = UNREAD[field.name]
             default = msgspec.json.decode(default) if isinstance(default, Raw) else default
         if field.default_factory is not msgspec.NODEFAULT:

@@ -18,6 +18,11 @@ class ServerClock:
         """A write was answered at `now`; its znode says that the server's clock showed `server_ms`."""
         self._offset_s = server_ms / 1000 - now
 
+    def time(self, now: float) -> float | None:
+        """What the server's clock shows, in seconds since the epoch: never ahead of it by more than the clocks drift
+        apart until the next observation. None before the first one."""
+        return None if self._offset_s is None else now + self._offset_s
+
     def age_s(self, created_ms: int, now: float) -> float:
         """Seconds since the server made a znode; 0 before the first observation, which delays but loses nothing."""
         if self._offset_s is None:
