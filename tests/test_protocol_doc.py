@@ -15,7 +15,7 @@ import pytest
 from tests.client.standin import StandIn
 from zkd import codec, schemas
 from zkd.arrays import from_json
-from zkd.records import Result, Task
+from zkd.records import Result, Schedule, ScheduleState, Task
 
 if TYPE_CHECKING:
     from zkd.zk.server import EmbeddedServer
@@ -41,7 +41,7 @@ def test_every_record_has_an_example() -> None:
     assert {name for name, _ in EXAMPLES} >= set(schemas.RECORDS) - {"blob-ref"}
 
 
-@pytest.mark.parametrize("struct", [Task, Result])
+@pytest.mark.parametrize("struct", [Task, Result, Schedule, ScheduleState])
 def test_the_tables_have_every_field(struct: type) -> None:
     table = TEXT.split(f"<!-- fields: {struct.__name__} -->")[1].split("\n\n")[1]
     documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}

@@ -83,10 +83,10 @@ class ScheduleState(Struct, frozen=True, omit_defaults=True):
     czxid: int  # the creation transaction of the schedule: which life of the name this is about
     timing: str  # what counts from `since` on; paused, or empty if it is no schedule
     since: str
+    fired: int  # how many slots
+    skipped: int  # missed while nobody led, but for the last one, or while the former task was not finished
     slot: str | None = None  # the last one that was dealt with; none at or before it fires any more
     task: str | None = None  # the last task that was dropped
-    fired: int = 0
-    skipped: int = 0  # missed while nobody led, but for the last, or while the former task was not finished
     error: str | None = None  # why nothing fires
 
 

@@ -357,7 +357,7 @@ TestLives.settings = settings(max_examples=150, stateful_step_count=30, deadline
 
 
 def test_a_state_is_checked() -> None:
-    good = ScheduleState(1, "every 1 s", slot_name(NOON))
+    good = ScheduleState(1, "every 1 s", slot_name(NOON), 0, 0)
     check_state(good)
     for bad in ({"since": "now"}, {"slot": "tomorrow"}, {"fired": -1}):
         with pytest.raises(BadRecord):
@@ -368,4 +368,4 @@ def test_a_note_names_the_version_that_stands(tree: Tree) -> None:
     tree.write("s", every_s=10)
     agenda = tree.leader()
     (note,) = agenda.commands(tree.time, 16)
-    assert note == Note("s", ABSENT, ScheduleState(1, "every 10 s", slot_name(NOON)))
+    assert note == Note("s", ABSENT, ScheduleState(1, "every 10 s", slot_name(NOON), 0, 0))

@@ -215,7 +215,7 @@ def _state_for(entry: Entry, words: Words) -> ScheduleState:
         return msgspec.structs.replace(former, error=words.fault)
     since = slot_name(max(words.written_at, entry.not_before))
     if former is None:
-        return ScheduleState(words.czxid, timing, since, error=words.fault)
+        return ScheduleState(words.czxid, timing, since, 0, 0, error=words.fault)
     return msgspec.structs.replace(former, timing=timing, since=since, error=words.fault)
 
 
