@@ -241,6 +241,13 @@ class TaskRejected(TaskError):
     """The task was not accepted: the message says where it is wrong and what was expected."""
 
 
+class Overloaded(TaskRejected):
+    """There is as much waiting as the cluster takes. Nothing is wrong with the task: drop it again later.
+
+    Raised before a task is dropped, where that can be known, and for one that the leader refused.
+    """
+
+
 class TaskCancelled(TaskError):
     """The task was cancelled before it ended."""
 

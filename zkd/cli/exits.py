@@ -22,6 +22,7 @@ class Exit(IntEnum):
     UNREACHABLE = 5
     CONFLICT = 6
     BUG = 70
+    OVERLOADED = 75
     NO_PERMISSION = 77
     BAD_CONFIG = 78
     INTERRUPTED = 130
@@ -56,6 +57,7 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
 
     table: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit, str]] = [
         (e.TaskFailed, Exit.TASK_FAILED, _after_failure(error)),
+        (e.Overloaded, Exit.OVERLOADED, "`zkd status` shows what there is; the task itself is fine."),
         (e.TaskError, Exit.TASK_FAILED, ""),
         (e.ResultLost, Exit.TASK_FAILED, "Run the task again; a result's file lives only as long as its node."),
         (e.TaskNotFound, Exit.NOT_FOUND, "`zkd get tasks`, `zkd get results` and `zkd get dead` list what there is."),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 3.0  # then `run` says what it waits for
 CANCEL_S = 5.0
+REFUSED_WITHIN_S = 1.0  # a leader that has no room says so in milliseconds
 RESULT_TTL_S = 300.0  # of a `run` that was killed before it could read its value
 
 # A number as JSON has it, and its sign, which click takes for that of an option.
@@ -74,6 +75,7 @@ async def run_command(
     import asyncio
 
     check_path(path)
+    await client.check_room()
     calls = client.options(
         timeout_s=task_timeout,
         retries=retries,
@@ -128,12 +130,25 @@ async def submit_command(client: Client, source: str, wait: bool, timeout: float
       echo '{"kernel": "numpy.sum", "args": [[1, 2, 3]]}' | zkd submit -f -
     """
     text = sys.stdin.buffer.read() if source == "-" else _read(source)
+    is_full = await client.check_room()
     handle = await client.drop(text)
     if not wait:
+        if is_full:
+            await _raise_if_refused(handle)
         click.echo(handle.id)
         return
     click.echo(handle.id, err=True)
     write_value(await handle.result(timeout), output)
+
+
+async def _raise_if_refused(handle: Handle) -> None:
+    """Whoever goes away now would not hear of a refusal, which comes at once."""
+    from contextlib import suppress
+
+    with suppress(ResultTimeout):
+        result = await handle.outcome(REFUSED_WITHIN_S)
+        if result.status == "rejected":
+            await handle.result()
 
 
 @click.command()

@@ -24,6 +24,7 @@ from zkd.client.explain import Picture, explain
 from zkd.client.handles import Handle
 from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
+from zkd.client.room import told
 from zkd.client.uploads import Uploads
 from zkd.errors import (
     BadRecord,
@@ -31,6 +32,7 @@ from zkd.errors import (
     NodeExists,
     NoNode,
     OutcomeUnknown,
+    Overloaded,
     TaskNotFound,
     Unavailable,
     ZooKeeperError,
@@ -143,6 +145,16 @@ class Client:
         codec.decode_task(text)
         name = self._box.new_id()
         return Handle(self._box, self._blobs, name, await self._box.drop(name, text))
+
+    async def check_room(self) -> bool:
+        """Whether so much waits already that a task dropped now may be refused; raises `Overloaded` if it will be.
+
+        Calls that drop many hold back by themselves. This is for who drops one and goes away.
+        """
+        queued, limit = await self._box.room.queued_and_limit()
+        if limit and queued >= limit:
+            raise Overloaded(told(queued, limit), kind="overloaded")
+        return bool(limit) and queued >= limit // 2
 
     # --- tasks by id --------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from zkd.client.outstanding import NO_ANSWER, Outstanding, Pending, Sign
+from zkd.client.room import Room
 from zkd.codec import decode_result
 from zkd.errors import (
     BadRecord,
@@ -57,6 +58,7 @@ class DropBox:
         self.writes = Batch(session)
         self.reads = ReadBatch(session)
         self.outstanding = Outstanding(session, paths, self.reads, tasks)
+        self.room = Room(session, paths, tasks)
         self._tasks = tasks
         self._prefix = f"t-{os.urandom(8).hex()}"
         self._count = 0
@@ -74,6 +76,8 @@ class DropBox:
 
     async def drop(self, task: TaskId, text: bytes, *, ephemeral: bool = False) -> Pending:
         """Create the task. It is accepted when this returns, across lost connections and sessions."""
+        if not self.room.take():
+            await self.room.wait()
         pending = await self.outstanding.expect(task)
         create = Create(self.paths.task(task), text, ephemeral=ephemeral)
         created = self.writes.send([create])
@@ -234,6 +238,7 @@ class DropBox:
 
     async def close(self) -> None:
         """Forget what is due, as far as that takes no long time; what is too young is left to its time to live."""
+        self.room.close()
         if self._forget_timer is not None:
             self._forget_timer.cancel()
             self._forget_due()

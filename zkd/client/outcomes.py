@@ -19,6 +19,7 @@ from msgspec import UNSET
 from zkd.codec import encode
 from zkd.errors import (
     BadRecord,
+    Overloaded,
     ResultLost,
     TaskCancelled,
     TaskError,
@@ -63,7 +64,7 @@ def error_of(task: TaskId, result: Result) -> TaskError | None:
         )
     ended = result.status if result.status == "expired" else f"was {result.status}"
     message = f"task {ended}{place}: {what} [{task}]"
-    error = _BY_STATUS.get(result.status, TaskError)
+    error = Overloaded if kind == "overloaded" else _BY_STATUS.get(result.status, TaskError)
     return error(message, task_id=task, node=result.node, attempt=result.attempt, kind=kind)
 
 
