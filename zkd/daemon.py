@@ -481,6 +481,9 @@ class Daemon:
         if mind is not None:  # while this node leads
             yield "zkd_leader_tasks", {}, mind.admission.total.tasks
             yield "zkd_leader_task_bytes", {}, mind.admission.total.size
+            for what, size in self.dispatcher.sizes().items():
+                yield "zkd_leader_size", {"of": what}, size
+            yield "zkd_leader_size", {"of": "results"}, self.reaper.known
             yield "zkd_tasks_refused_total", {}, mind.admission.refused
         yield "zkd_loop_lag_seconds", {}, self.heartbeat.lag_s
         for (kernel, status), count in self.executor.tally.by_kernel.items():

@@ -653,3 +653,29 @@ def test_a_task_that_its_holder_ended_is_not_mourned() -> None:
     decided(mind)
     mind.task_gone("t", 0.1)
     assert mourned(decided(mind, 0.1)) == []
+
+
+@pytest.mark.parametrize("fields", [{"delay_s": 86_400.0}, {"not_after_s": 86_400.0}])
+def test_timers_of_tasks_that_are_gone_are_not_kept_until_they_are_due(fields: dict[str, Any]) -> None:
+    mind = cluster(node("a", 1))
+    for n in range(5_000):
+        drop(mind, f"t{n}", n, **fields)
+        decided(mind)
+        mind.task_gone(f"t{n}", 0.0)
+    assert mind.sizes()["timers"] <= 1_001
+    drop(mind, "kept", 9_999, **fields)
+    for n in range(10_000, 13_000):
+        drop(mind, f"t{n}", n, **fields)
+        mind.task_gone(f"t{n}", 0.0)
+    commands = mind.commands(86_401.0)
+    assert "kept" in {*ends(commands), *lists(commands).get("a", [])}
+
+
+def test_nodes_that_came_and_went_leave_nothing_behind() -> None:
+    mind = cluster()
+    for n in range(100):
+        mind.node_state(f"n{n}", "draining")
+        mind.node_here(node(f"n{n}"), 0.0)
+        mind.node_lost(f"n{n}", 1.0)
+        mind.node_state(f"n{n}", "active")
+    assert (mind.sizes()["members"], mind.sizes()["states"]) == (0, 0)

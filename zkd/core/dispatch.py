@@ -35,6 +35,7 @@ ORPHAN_GRACE_S = 3.0
 # A list in assign/<node> may keep lines whose task is gone for this long. Under load the next assignment
 # carries them off; else a write of their own does, and the node learns what was cancelled.
 TRIM_S = 0.2
+TIMERS_KEPT = 1_000  # so many may be of tasks that are gone; more only if more are of tasks that are not
 ENDED_REMEMBERED = 50_000  # ids that ended in this reign: a second drop of one of them is looked up first
 
 
@@ -50,6 +51,7 @@ class Dispatch:
         self.states: dict[NodeId, NodeState] = {}
         self.queues = Queues(me, self.tasks, self.members)
         self._timers: list[tuple[float, int, TaskId]] = []
+        self._timers_max = TIMERS_KEPT
         self._unknown: dict[Need, float] = {}  # needs for a kernel that no node has -> refused at
         self._kernels: frozenset[str] = frozenset()
         self._seen: set[str] = set()  # kernels that a node has had: it may only be restarting
@@ -186,7 +188,10 @@ class Dispatch:
 
     def node_state(self, node: NodeId, state: NodeState) -> None:
         """What operators want of a node."""
-        self.states[node] = state
+        if state == "active":
+            self.states.pop(node, None)  # as it is without a word; names come and go
+        else:
+            self.states[node] = state
         if node in self.members:
             self.members[node].state = state
 
@@ -403,6 +408,27 @@ class Dispatch:
 
     def _set_timer(self, at: float, entry: Entry) -> None:
         heapq.heappush(self._timers, (at, entry.czxid, entry.id))
+        if len(self._timers) > self._timers_max:
+            # Of tasks that ended long before: a deadline of a day would stand here for a day.
+            self._timers = [timer for timer in self._timers if self._is_life(timer[2], timer[1])]
+            heapq.heapify(self._timers)
+            self._timers_max = max(TIMERS_KEPT, 2 * len(self._timers))
+
+    def _is_life(self, task_id: TaskId, czxid: int) -> bool:
+        entry = self.tasks.get(task_id)
+        return entry is not None and entry.czxid == czxid
+
+    def sizes(self) -> dict[str, int]:
+        """How much of each there is to remember, for those who watch whether it grows."""
+        return {
+            "tasks": len(self.tasks),
+            "queued": self.queues.size(),
+            "timers": len(self._timers),
+            "ended": len(self.ended),
+            "mourned": len(self._mourned),
+            "members": len(self.members),
+            "states": len(self.states),
+        }
 
     def check(self) -> Iterator[str]:
         """Every broken invariant, in words. Tests call this after each step."""

@@ -39,6 +39,10 @@ class Queues:
     def __bool__(self) -> bool:
         return bool(self._ready)
 
+    def size(self) -> int:
+        """Entries in all queues, also of tasks that have left and not been noticed yet."""
+        return sum(map(len, self._ready.values()))
+
     def needs(self) -> list[Need]:
         """What the waiting tasks need; some of these may have left their queue already."""
         return list(self._ready)

@@ -102,6 +102,11 @@ class Dispatcher:
         self.mind: Dispatch | None = None
         self._last: tuple[int, Dispatch] | None = None  # our last reign's epoch, and the picture at its end
 
+    def sizes(self) -> dict[str, int]:
+        """How much the leader remembers, in mind and hands."""
+        hands = {"to_read": len(self._to_read), "reading": len(self._reading), "fresh": len(self._fresh)}
+        return hands | (self.mind.sizes() if self.mind is not None else {})
+
     async def lead(self, session_id: int, epoch: int, check: Check) -> None:
         """One reign. Ends when the epoch is over; cancelled when the session is."""
         unsubscribe = self._session.subscribe(lambda _: self._wake.set())

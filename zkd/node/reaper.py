@@ -46,6 +46,11 @@ class Reaper:
         self._due: dict[str, float] = {}  # path -> when to remove it
         self._missing_since: dict[str, float] = {}
 
+    @property
+    def known(self) -> int:
+        """Results and dead tasks whose end is known."""
+        return len(self._due)
+
     async def run(self, check: Check, ended: Callable[[], Mapping[TaskId, float | None]]) -> None:
         """One reign. `ended` gives the tasks that this leader saw end, with the `ttl_s` they asked for."""
         self._due.clear()
