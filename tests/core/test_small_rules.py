@@ -33,6 +33,22 @@ def test_an_age_is_never_negative() -> None:
     assert clock.age_s(9_000, 0.0) == 0.0
 
 
+def test_the_clocks_of_two_leaders_are_never_compared() -> None:
+    clock, hour_ms = ServerClock(), 3_600_000
+    clock.observe(1_000, 1.0, 1 << 32 | 7)
+    clock.observe(2_000 + hour_ms, 2.0, 2 << 32 | 1)  # the next leader's clock is an hour ahead
+    assert clock.age_s(500, 3.0, 1 << 32 | 5) == pytest.approx(2.5)
+    assert clock.age_s(2_500 + hour_ms, 3.0, 2 << 32 | 3) == pytest.approx(0.5)
+
+
+def test_a_znode_is_as_old_at_least_as_the_first_leader_after_its_own_is_known() -> None:
+    clock = ServerClock()
+    clock.observe(10**9, 5.0, 4 << 32)
+    clock.observe(0, 8.0, 5 << 32)
+    assert clock.age_s(123, 9.0, 3 << 32) == pytest.approx(4.0)
+    assert clock.age_s(123, 9.0, 6 << 32) == 0.0  # of a leader that is yet to be met
+
+
 def names(*numbers: int, prefix: str = "n-") -> list[str]:
     return [f"{prefix}{number:010}" for number in numbers]
 

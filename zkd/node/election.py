@@ -190,7 +190,7 @@ class Election:
                 continue
             moved = done[0]
             assert isinstance(moved, Stat)
-            self._clock.observe(moved.mtime, asyncio.get_running_loop().time())
+            self._clock.observe(moved.mtime, asyncio.get_running_loop().time(), moved.mzxid)
             return Reign(moved.version, session_id, Check(self._paths.epoch, moved.version))
 
     async def _wait_for_old_leader(self, session_id: int) -> None:

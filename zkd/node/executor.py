@@ -373,7 +373,7 @@ class Executor:
         held.advance(Step.READ)
         if task.not_after_s is not None:
             now = self._now()
-            held.expires_at = now + task.not_after_s - self._clock.age_s(stat.ctime, now)
+            held.expires_at = now + task.not_after_s - self._clock.age_s(stat.ctime, now, stat.czxid)
         if held.stopped_for is not None:
             assert self._group is not None
             held.work = self._group.create_task(self._hand_back(held))

@@ -61,7 +61,7 @@ class Heartbeat:
                 self._log.info("heartbeat.missed", error=str(error))
                 continue
             written_at = loop.time()
-            self._clock.observe(stat.mtime, written_at)
+            self._clock.observe(stat.mtime, written_at, stat.mzxid)
 
     async def _write(self, data: bytes) -> Stat:
         try:

@@ -100,7 +100,7 @@ class Reaper:
                     self._log.warning("result.unreadable", path=path, error=str(error))
             # However old the servers' clocks make it, one that we have just met stays for a while: two servers'
             # clocks may differ by more than a time to live, and a result that is gone cannot be read again.
-            left_s = ttl_s - self._clock.age_s(got.stat.ctime, now)
+            left_s = ttl_s - self._clock.age_s(got.stat.ctime, now, got.stat.czxid)
             self._due[path] = now + max(left_s, min(ttl_s, JUST_MET_S))
 
     async def _delete(self, check: Check, paths: list[str]) -> None:
