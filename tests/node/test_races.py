@@ -16,6 +16,7 @@ from zkd.core import dispatch
 from zkd.core.clock import ServerClock
 from zkd.core.lifecycle import State
 from zkd.daemon import Daemon
+from zkd.errors import Unavailable
 from zkd.node.election import Election, Reign
 from zkd.records import Result
 from zkd.zk import Create, Delete, Session, values
@@ -214,6 +215,38 @@ async def test_a_leader_that_lost_its_session_hears_no_more_of_tasks(embedded: E
         await cut_site.user.do("nap", 0)
     assert former.election.reign is None
     assert former.dispatcher._events == []
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_reign_ends_when_it_is_cancelled_as_the_connection_is_lost(
+    cut_site: Site, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    daemon = await cut_site.node()
+    await until(lambda: leads(daemon), 4.0, "it leads")
+    dispatcher, reign = daemon.dispatcher, daemon.election.reign
+    assert reign is not None
+    await daemon.election.resign()
+
+    async def decide(*_: object) -> None:
+        cancel_after(turns, asyncio.current_task())
+        raise Unavailable
+
+    monkeypatch.setattr(dispatcher, "_decide", decide)
+    leading = asyncio.get_running_loop().create_task(dispatcher.lead(reign.session_id, reign.epoch, reign.check))
+    await asyncio.wait({leading}, timeout=1.0)
+    assert leading.cancelled()
+
+
+async def leads(daemon: Daemon) -> bool:
+    return daemon.election.reign is not None
+
+
+def cancel_after(turns: int, task: asyncio.Task[Any] | None) -> None:
+    assert task is not None
+    if turns == 0:
+        task.cancel()
+    else:
+        asyncio.get_running_loop().call_soon(cancel_after, turns - 1, task)
 
 
 @pytest.mark.parametrize("turns", range(5))

@@ -175,6 +175,9 @@ class Dispatcher:
                 await self._decide(mind, group, connection, session_id, epoch, check)
         except* (ZooKeeperError, Refused) as several:
             errors.extend(several.exceptions)
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():  # a group that has errors of its own forgets a cancellation
+            raise asyncio.CancelledError
         if any(isinstance(error, (SessionExpired, Refused)) for error in errors):
             raise Refused
         for error in errors:
@@ -350,7 +353,7 @@ class Dispatcher:
                     del self._reading[task_id]
                     continue
                 task = self._decode(task_id, got.data)
-                age_s = self._clock.age_s(got.stat.ctime, now)
+                age_s = self._clock.age_s(got.stat.ctime, now, got.stat.czxid)
                 mind.task_read(
                     task_id, got.stat.czxid, got.stat.version, task, age_s=age_s, now=now, size=len(got.data)
                 )

@@ -269,9 +269,9 @@ class Scheduler:
                 if refusal.index == 0:
                     raise Deposed from None
             else:
-                times = [result.mtime for result in done if isinstance(result, Stat)]
-                if times:
-                    self._clock.observe(max(times), self._now())
+                written = [result for result in done if isinstance(result, Stat)]
+                if written:  # in one transaction, so at one time
+                    self._clock.observe(written[0].mtime, self._now(), written[0].mzxid)
                 return True
             if isinstance(culprit, Check):  # edited or deleted since
                 await self._read_words(agenda, [name])
