@@ -31,12 +31,13 @@ async def test_a_worker_is_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seen["stdin"] == "/dev/null"
     assert seen["notify"] is None
     assert seen["inheritable"] == []
-    # Its own socket, its output twice, and where it reads its memory; nothing of the pool's or the fork server's.
+    # Its own two sockets, its output twice, and where it reads its memory; nothing of the pool's or the fork server's.
     assert [name if name[0] != "/" or name == "/dev/null" else "statm" for name in seen["fds"]] == [
         "/dev/null",
         "statm",
         "pipe",
         "pipe",
+        "socket",
         "socket",
     ]
 

@@ -1,5 +1,8 @@
 """A worker: takes one call after the other from its socket, runs it, answers.
 
+Where calls lie ready one behind the other, the daemon is not woken for each answer: the bell is rung when
+there is no further call, or when a call says so (`zkd.workers.line` has the other end).
+
 This is the one place where `except Exception` stands: whatever a kernel raises becomes an outcome and the
 worker lives on. What is no `Exception` (sys.exit, KeyboardInterrupt) and what no Python sees (abort, a
 segmentation fault, the OOM killer) ends the process; the pool learns it from the fork server.
@@ -37,16 +40,28 @@ MESSAGE_CHARS_MAX: Final = 4_000
 TRACEBACK_CHARS_MAX: Final = 16_000
 KIND_CHARS_MAX: Final = 200
 REPORT_INTERVAL_S: Final = 0.1  # people watch progress; more often would only cost the daemon
+LOOK_S: Final = 0.001  # a shorter run leaves little memory behind; it is looked at only
+LOOK_EACH: Final = 16  # every so many runs
+UNRUNG_BYTES_MAX: Final = 64 * 1024  # answers that may lie in the socket unannounced: its buffer holds more
+READ_MAX_S: Final = 0.05  # for the daemon to read what a run has printed
+BELL: Final = b"!"
+NOTHING: Final = bytes(4)  # in the pipe, as the kernel counts it
 
 
 def run_worker(
-    number: int, sock: socket.socket, output: int, registry: Registry, configure: Configure, *, parent: int
+    number: int,
+    line: tuple[socket.socket, socket.socket],
+    output: int,
+    registry: Registry,
+    configure: Configure,
+    *,
+    parent: int,
 ) -> NoReturn:
-    """Be a worker until the socket ends. Never returns: a forked process must not run its parent's code."""
+    """Be a worker until its line ends. Never returns: a forked process must not run its parent's code."""
     status = 1
     try:
         _settle(output, parent)
-        Worker(number, sock, registry, configure).serve()
+        Worker(number, *line, registry, configure).serve()
         status = 0
     except SystemExit as error:
         status = _exit_status(error)
@@ -82,33 +97,84 @@ def _exit_status(error: SystemExit) -> int:
 
 
 class Worker:
-    def __init__(self, number: int, sock: socket.socket, registry: Registry, configure: Configure) -> None:
+    def __init__(
+        self,
+        number: int,
+        calls: socket.socket,
+        answers: socket.socket,
+        registry: Registry,
+        configure: Configure,
+    ) -> None:
         self._number = number
-        self._sock = sock
+        self._calls = calls
+        self._answers = answers
         self._registry = registry
         self._blob_dir = Path(configure.blob_dir)
         self._pool = configure.pool
         self._default_memory = configure.memory
         self._memory = Memory()
+        self._private = 0
         self._frames = FrameReader(frames.FRAME_BYTES_MAX)
         self._pending = bytearray(4)
         self._runs = 0
         self._is_running = False
         self._sending = threading.Lock()  # a kernel's threads may report while its own thread answers
         self._reported = 0.0
+        self._unrung = 0  # bytes of answers that the daemon has not been told of
 
     def serve(self) -> None:
-        receive, send, pid = self._sock.recv, self._sock.sendall, os.getpid()
-        send(frames.encode(frames.READY, ReadyHeader(pid, self._memory.private())))
-        while data := receive(RECEIVE_BYTES):
-            for kind, header, body in self._frames.feed(data):
-                assert kind == frames.CALL, kind
-                answer = self._run(frames.decode(CallHeader, header), body)
-                if os.getpid() != pid:
-                    os._exit(0)  # a kernel has forked and let its child return: one answer is enough
-                signal.alarm(0)  # one that a kernel has left behind would end the next one's process
-                self._runs += 1
-                send(answer)
+        pid = os.getpid()
+        self._private = self._memory.private()
+        self._answers.sendall(frames.encode(frames.READY, ReadyHeader(pid, self._private)))
+        while (frame := self._next_call()) is not None:
+            kind, header, body = frame
+            answer = self._run(frames.decode(CallHeader, header), body)
+            if os.getpid() != pid:
+                os._exit(0)  # a kernel has forked and let its child return: one answer is enough
+            signal.alarm(0)  # one that a kernel has left behind would end the next one's process
+            self._runs += 1
+            self._answer(answer, kind)
+
+    def _next_call(self) -> frames.Frame | None:
+        packet = None
+        if self._unrung:
+            try:
+                packet = self._calls.recv(frames.PACKET_BYTES_MAX, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._ring()
+        if packet is None:
+            packet = self._calls.recv(frames.PACKET_BYTES_MAX)
+        if not packet:
+            return None
+        (frame,) = self._frames.feed(packet)
+        while frame[0] == frames.LARGE:
+            data = self._answers.recv(RECEIVE_BYTES)
+            if not data:
+                return None
+            for found in self._frames.feed(data):
+                frame = found
+        return frame
+
+    def _answer(self, answer: bytes, kind: int) -> None:
+        if self._unrung + len(answer) > UNRUNG_BYTES_MAX:
+            self._ring()  # before it is sent: the socket may not hold it until it is read
+        self._answers.sendall(answer)
+        if kind == frames.CALL:
+            return  # somebody listens
+        self._unrung += len(answer)
+        if self._pending != NOTHING:
+            # What was printed belongs to this run: let it be read before another one prints.
+            until = time.monotonic() + READ_MAX_S
+            self._ring()
+            while self._has_output() and time.monotonic() < until:
+                time.sleep(0.0005)
+        elif kind == frames.CALL_AND_RING:
+            self._ring()
+
+    def _ring(self) -> None:
+        self._unrung = 0
+        with suppress(BlockingIOError):  # so often that nobody can have missed it
+            self._calls.send(BELL, socket.MSG_DONTWAIT)
 
     def _run(self, call: CallHeader, body: bytes) -> bytes:
         """The frame that answers this call."""
@@ -125,18 +191,19 @@ class Worker:
                 result = engine.run(self._registry, call, body, self._blob_path)
         except BadRecord as error:
             self._after(limit)
-            header = RejectedHeader(
-                self._memory.private(), self._has_output(), error.where, _cut(_plain(error.expected))
-            )
+            private, has_output = self._memory.private(), self._has_output()
+            header = RejectedHeader(run, private, has_output, error.where, _cut(_plain(error.expected)))
             return frames.encode(frames.REJECTED, header)
         except Exception as error:
             self._after(limit)
             return self._failed(error, time.perf_counter() - began, limit)
         self._after(limit)
-        run_s, private, has_output = time.perf_counter() - began, self._memory.private(), self._has_output()
+        run_s, has_output = time.perf_counter() - began, self._has_output()
+        if run_s > LOOK_S or run % LOOK_EACH == 0:
+            self._private = self._memory.private()
         if isinstance(result, bytes):
-            return frames.encode(frames.VALUE, frames.ValueHeader(run_s, private, has_output), result)
-        return frames.encode(frames.BLOB, frames.BlobHeader(run_s, private, has_output, *result))
+            return frames.encode(frames.VALUE, frames.ValueHeader(run, run_s, self._private, has_output), result)
+        return frames.encode(frames.BLOB, frames.BlobHeader(run, run_s, self._private, has_output, *result))
 
     def _blob_path(self) -> Path:
         return self._blob_dir / blob_name(self._pool, self._number, self._runs)
@@ -154,13 +221,14 @@ class Worker:
         if isinstance(error, MemoryError) and limit is not None:  # Python's own has no words, numpy's not the reason
             message = f"{message or 'out of memory'} (this attempt may allocate {limit} bytes)"
         traceback.clear_frames(error.__traceback__)  # what the kernel had allocated goes before the next call
-        header = FailedHeader(run_s, self._memory.private(), self._has_output(), kind[:KIND_CHARS_MAX], message, stack)
+        private, has_output = self._memory.private(), self._has_output()
+        header = FailedHeader(self._runs, run_s, private, has_output, kind[:KIND_CHARS_MAX], message, stack)
         return frames.encode(frames.FAILED, header)
 
     def _has_output(self) -> bool:
         """Whether something printed, by Python or by C, has not been read by the pool yet."""
         fcntl.ioctl(1, termios.FIONREAD, self._pending)
-        return self._pending != b"\0\0\0\0"
+        return self._pending != NOTHING
 
     def _report(self, run: int, fraction: float | None, note: str | None) -> None:
         now = time.monotonic()
@@ -171,7 +239,9 @@ class Worker:
         with self._sending:
             if self._is_running and run == self._runs:  # else a thread that its run has left behind
                 self._reported = math.inf if is_last else now
-                self._sock.sendall(frame)
+                self._answers.sendall(frame)
+                with suppress(BlockingIOError):
+                    self._calls.send(BELL, socket.MSG_DONTWAIT)
 
 
 def _describe(error: Exception) -> tuple[str, str]:

@@ -28,7 +28,7 @@ class Configure(Struct, frozen=True, tag=True):
 
 
 class Spawn(Struct, frozen=True, tag=True):
-    """Fork a worker on the two descriptors that come with this packet: its socket, and where it prints to."""
+    """Fork a worker on the descriptors that come with this packet: where it takes calls, answers, and prints to."""
 
     worker: int
 

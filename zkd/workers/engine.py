@@ -88,10 +88,10 @@ def run(registry: kernels.Registry, call: CallHeader, body: bytes, path: Callabl
     args, kwargs = body[: call.args], body[call.args : call.args + call.kwargs]
     value: Any
     if call.items is None:
-        value = kernels.call(registry, call.kernel, args, kwargs, call.files)
+        value = calling.call(registry, call.kernel, args, kwargs, call.files)
     else:
         items = body[call.args + call.kwargs :]
-        value = kernels.call_items(registry, call.kernel, items, args, kwargs, call.files)
+        value = calling.call_items(registry, call.kernel, items, args, kwargs, call.files)
     try:
         if not arrays.is_large(value, call.inline_max):
             text = arrays.to_json(value)

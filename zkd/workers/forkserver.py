@@ -90,30 +90,31 @@ class ForkServer:
         self._kill_all()
 
     def _take_order(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._sock, control.PACKET_BYTES_MAX, 2)
+        packet, fds, _, _ = socket.recv_fds(self._sock, control.PACKET_BYTES_MAX, 3)
         if not packet:
             return False
         match control.decode_order(packet):
             case Spawn(worker):
-                sock, output = fds
-                os.set_inheritable(sock, False)  # recv_fds ignores its flags, MSG_CMSG_CLOEXEC among them
-                self._spawn(worker, sock, output)
+                calls, answers, output = fds
+                for fd in (calls, answers):  # recv_fds ignores its flags, MSG_CMSG_CLOEXEC among them
+                    os.set_inheritable(fd, False)
+                self._spawn(worker, calls, answers, output)
             case Signal(worker, number):
                 self._signal(worker, number)
             case order:
                 raise AssertionError(order)
         return True
 
-    def _spawn(self, worker: int, sock: int, output: int) -> None:
+    def _spawn(self, worker: int, calls: int, answers: int, output: int) -> None:
         try:
             pid = os.fork()
         except OSError as error:
             print(f"cannot fork a worker: {error}", file=sys.stderr, flush=True)
             pid = -1
         if pid == 0:
-            self._become_worker(worker, sock, output)
-        os.close(sock)
-        os.close(output)
+            self._become_worker(worker, calls, answers, output)
+        for fd in (calls, answers, output):
+            os.close(fd)
         if pid < 0:
             self._report(Exited(worker, -1))
             return
@@ -122,7 +123,7 @@ class ForkServer:
         self._workers[pid] = worker
         self._report(Forked(worker, pid))
 
-    def _become_worker(self, worker: int, sock: int, output: int) -> NoReturn:
+    def _become_worker(self, worker: int, calls: int, answers: int, output: int) -> NoReturn:
         parent = os.getppid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -130,7 +131,8 @@ class ForkServer:
             os.close(fd)
         from zkd.workers.child import run_worker  # loaded before the first fork, in `serve`
 
-        run_worker(worker, socket.socket(fileno=sock), output, self._registry, self._configure, parent=parent)
+        line = socket.socket(fileno=calls), socket.socket(fileno=answers)
+        run_worker(worker, line, output, self._registry, self._configure, parent=parent)
 
     def _signal(self, worker: int, number: int) -> None:
         for pid, other in self._workers.items():

@@ -2,8 +2,9 @@
 
     u32 bytes that follow | u8 kind | u32 bytes of header | header: a JSON array | body: raw bytes
 
-The body of a CALL is args, kwargs and items one after the other, as they came from the submitter, so that
+The body of a call is args, kwargs and items one after the other, as they came from the submitter, so that
 text which is not what it claims to be can spoil nothing but its own call. Nothing here is ever unpickled.
+Each call is a packet of its own on one socket (`zkd.workers.line`), answers are a stream on another.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from zkd.workers.call import BlobFormat, Call
 Frame = tuple[int, bytes, bytes]  # kind, header, body
 
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024  # of a call; larger inputs travel as files
+PACKET_BYTES_MAX: Final = 32 * 1024  # of a call that fits into a packet; several of them fit into a socket's buffer
 # What a worker may send beyond the inline value itself: the longest header is a failure's, whose texts are bounded.
 HEADER_BYTES_MAX: Final = 256 * 1024
 
@@ -30,6 +32,9 @@ BLOB: Final = 4
 REJECTED: Final = 5
 FAILED: Final = 6
 PROGRESS: Final = 7
+CALL_AHEAD: Final = 8  # one of several: ring when there is no further one, and not for each answer
+CALL_AND_RING: Final = 9  # one of several: ring when it is answered
+LARGE: Final = 10  # the call is too large for a packet, and follows on the stream
 
 _LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<IBI")
@@ -56,18 +61,24 @@ class CallHeader(Struct, frozen=True, array_like=True):
     inline_max: int
 
 
+class LargeHeader(Struct, frozen=True, array_like=True):
+    size: int
+
+
 class ReadyHeader(Struct, frozen=True, array_like=True):
     pid: int
     private: int  # bytes of memory that this worker shares with nobody
 
 
 class ValueHeader(Struct, frozen=True, array_like=True):
+    run: int  # the how manieth of this worker: nobody may answer for the next one
     run_s: float
     private: int
     has_output: bool  # something printed waits in the output pipe
 
 
 class BlobHeader(Struct, frozen=True, array_like=True):
+    run: int
     run_s: float
     private: int
     has_output: bool
@@ -77,6 +88,7 @@ class BlobHeader(Struct, frozen=True, array_like=True):
 
 
 class RejectedHeader(Struct, frozen=True, array_like=True):
+    run: int
     private: int
     has_output: bool
     path: str
@@ -84,6 +96,7 @@ class RejectedHeader(Struct, frozen=True, array_like=True):
 
 
 class FailedHeader(Struct, frozen=True, array_like=True):
+    run: int
     run_s: float
     private: int
     has_output: bool
@@ -131,6 +144,11 @@ def encode_call(call: Call) -> bytes:
         call.inline_max,
     )
     return encode(CALL, header, call.args, call.kwargs, items or b"")
+
+
+def as_kind(frame: bytes, kind: int) -> bytes:
+    """The same frame as one of another kind."""
+    return b"%b%c%b" % (frame[:4], kind, frame[5:])
 
 
 def decode(kind: type[T], header: bytes) -> T:

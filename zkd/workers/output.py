@@ -21,7 +21,15 @@ PAUSE_S: Final = 0.01  # between reads when over budget: 6 MB/s at most, for a t
 class Output:
     """The reading end of a pipe that is some process's stdout and stderr."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, emit: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        emit: Callable[[str], None],
+        before: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`before` is called before what has been printed is read, to find out by whom."""
+        self._before = before
         self._loop = loop
         self._fd = fd
         self._emit = emit
@@ -49,6 +57,9 @@ class Output:
             self._stop()
 
     def _readable(self) -> None:
+        self._before()
+        if self._fd < 0:
+            return
         self._read()
         if self._left <= 0 and self._fd >= 0:
             self._loop.remove_reader(self._fd)

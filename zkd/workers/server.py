@@ -92,9 +92,9 @@ class ForkServerProcess:
     def is_serving(self) -> bool:
         return self.serving.done() and not self.ended.done()
 
-    def spawn(self, worker: int, sock: socket.socket, output: int) -> None:
-        """Ask for a worker. Both descriptors are this call's to close."""
-        self._send(Spawn(worker), [sock.detach(), output])
+    def spawn(self, worker: int, calls: int, answers: int, output: int) -> None:
+        """Ask for a worker. The descriptors are this call's to close."""
+        self._send(Spawn(worker), [calls, answers, output])
 
     def signal(self, worker: int, number: signal.Signals) -> None:
         if not self.ended.done():  # else the worker has died with it

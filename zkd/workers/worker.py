@@ -1,17 +1,19 @@
-"""One worker as the pool sees it: a socket, what is in flight on it, and how far its life has gone.
+"""One worker as the pool sees it: a line, the runs that are on it, and how far its life has gone.
 
     STARTING ──ready──> IDLE <──start / answer──> BUSY          all three ──kill, end of file──> ENDING ──exit──> GONE
 
+The first run on the line is the one that the worker is at; those behind it are short ones that lie ready. They
+are taken back when the first takes long, ends badly or is stopped: whatever happens costs one run and no other.
 `start` sends without waiting and the read callback hands a freed worker on at once, so that a call costs
-one future and no extra turn of the loop. Only the fork server's word ends a worker for good: by then all
+no extra turn of the loop. Only the fork server's word ends a worker for good: by then all
 that it sent has been read, so an answer that was given counts even if its process died right after.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -20,16 +22,13 @@ from typing import TYPE_CHECKING, Final
 
 from zkd.workers import frames
 from zkd.workers.call import BlobFile, Cancelled, Died, Failed, Finished, Outcome, Rejected, TimedOut
-from zkd.workers.frames import BadFrame, FrameReader, decode
+from zkd.workers.frames import BadFrame, decode
+from zkd.workers.line import Line
 from zkd.workers.output import Output
 
 if TYPE_CHECKING:
     from zkd.workers.run import Run
 
-if TYPE_CHECKING:
-    pass
-
-RECEIVE_BYTES: Final = 64 * 1024
 START_S_MAX: Final = 10.0  # from the fork to the first frame; a fork takes some 10 ms
 EXIT_S_MAX: Final = 1.0  # from end of file to the exit
 DEATH_S_MAX: Final = 2.0  # from SIGKILL to the exit; longer, and the fork server is stuck
@@ -56,14 +55,15 @@ class Worker:
     def __init__(
         self,
         number: int,
-        sock: socket.socket,
         output: int,
         *,
         blob_path: Callable[[int, int], Path],
         grace_s: float,
         send_signal: Callable[[int, Signals], None],
         ready: Callable[[Worker], None],
+        answered: Callable[[Worker, Run, Outcome, bool], None],
         freed: Callable[[Worker], None],
+        returned: Callable[[Worker, list[Run]], None],
         leaving: Callable[[Worker], None],
         gone: Callable[[Worker, str], None],
         stuck: Callable[[], None],
@@ -72,28 +72,32 @@ class Worker:
         self.number = number
         self.pid = 0
         self.state = State.STARTING
-        self.run: Run | None = None
         self.runs = 0
+        self.on_line: deque[Run] = deque()  # the first is what the worker is at
+        self._looked_at: Run | None = None
+        self._is_receiving = False
+        self._is_forged = False  # somebody has answered for another
         self.born = time.monotonic()
         self.private = self.private_at_start = 0
         self.is_due = False  # to be replaced by a fresh one
         self.was_used = False
         self._loop = asyncio.get_running_loop()
-        self._sock = sock
-        self._fd = sock.fileno()
+        self.line = Line(self._loop, heard=self._heard, lost=self._lost)
         self._blob_path = blob_path
         self._grace_s = grace_s
         self._send_signal = send_signal
-        self._ready, self._freed, self._leaving, self._gone, self._stuck = ready, freed, leaving, gone, stuck
-        self._output = Output(self._loop, output, lambda line: printed(self, line))
-        self._frames = FrameReader(frames.HEADER_BYTES_MAX)
-        self._unsent = memoryview(b"")
+        self._ready, self._answered, self._freed, self._returned = ready, answered, freed, returned
+        self._leaving, self._gone, self._stuck = leaving, gone, stuck
+        self._output = Output(self._loop, output, lambda line: printed(self, line), self._heard)
         self._ending = Ending.DIED
         self._detail = ""
         self._deadline: asyncio.TimerHandle | None = None
         self._escalation: asyncio.TimerHandle | None = self._loop.call_later(START_S_MAX, self._start_timeout)
-        sock.setblocking(False)
-        self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def run(self) -> Run | None:
+        """What it is at."""
+        return self.on_line[0] if self.on_line else None
 
     @property
     def ended_by_itself(self) -> bool:
@@ -101,40 +105,86 @@ class Worker:
 
     # --- calls ------------------------------------------------------------------------------------------
 
-    def start(self, run: Run) -> bool:
-        """Send the call. False if the worker turns out to be dead: then nothing of it has begun."""
-        try:
-            sent = self._sock.send(run.frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._lost()
+    def start(self, run: Run, *, ring: bool = False) -> bool:
+        """Send the call. False if that is not possible: then nothing of it has begun.
+
+        Behind another run, or soon after one, it is answered quietly; `ring`: but its answer is to be announced.
+        """
+        line, is_alone = self.line, not self.on_line
+        if len(run.frame) > frames.PACKET_BYTES_MAX:
+            assert is_alone
+            line.watch()
+        if is_alone and line.is_watched:
+            kind = frames.CALL
+        else:
+            line.unwatch()
+            kind = frames.CALL_AND_RING if ring else frames.CALL_AHEAD
+        line.allow(run.call.inline_max)
+        if not line.send(run.frame, kind):
+            if is_alone:
+                self._lost()
             return False
-        if sent < len(run.frame):
-            self._unsent = memoryview(run.frame)[sent:]
-            self._loop.add_writer(self._fd, self._writable)
         self.state = State.BUSY
         self.was_used = True
-        self.run = run
         run.worker = self
+        self.on_line.append(run)
+        if is_alone:
+            self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """The worker is at the first run on its line now."""
+        run = self.on_line[0]
         run.began = time.monotonic()
-        self._frames.limit = run.call.inline_max + frames.HEADER_BYTES_MAX
         self._output.begin_run()
         if run.timeout_s is not None:
             self._set_deadline(self._loop.time() + run.timeout_s)
+
+    def look(self) -> bool:
+        """Take answers that were not announced. If there are none, listen, and have back what waits behind.
+
+        To be called now and then; False if it need not be any more.
+        """
+        self._heard()
+        run = self.run
+        if self.line.is_watched or self.state not in (State.IDLE, State.BUSY):
+            return False
+        if run is None or run is self._looked_at:
+            self._looked_at = None
+            self.line.watch()
+            self._give_back()
+            return False
+        self._looked_at = run
         return True
 
-    def _writable(self) -> None:
-        try:
-            sent = self._sock.send(self._unsent)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._lost()
-            return
-        self._unsent = self._unsent[sent:]
-        if not self._unsent:
-            self._loop.remove_writer(self._fd)
+    def withdraw(self, run: Run) -> bool:
+        """Take a run off the line that has not begun. False if it has: then it ends by `end`."""
+        taken = self._take_back()
+        is_there = run in taken
+        if is_there:
+            taken.remove(run)
+        if taken:
+            self._returned(self, taken)
+        if not is_there:
+            self._heard()  # it may have been answered already
+        return is_there
+
+    def _take_back(self) -> list[Run]:
+        """The runs on the line that the worker has not taken; they are off it now."""
+        if len(self.on_line) == 1 and len(self.on_line[0].frame) > frames.PACKET_BYTES_MAX:
+            return []  # it is half on its way
+        taken = [self.on_line.pop() for _ in range(min(self.line.take_back(), len(self.on_line)))]
+        taken.reverse()
+        for run in taken:
+            run.worker = None
+        if not self.on_line and self.state is State.BUSY:
+            self.state = State.IDLE
+        return taken
+
+    def _give_back(self) -> None:
+        taken = self._take_back() if len(self.on_line) > 1 or self.state is State.ENDING else []
+        if taken:
+            self._returned(self, taken)
 
     def _set_deadline(self, when: float) -> None:
         # A timer that fires early finds out and sets itself anew: runs that follow each other with the same
@@ -147,6 +197,7 @@ class Worker:
 
     def _deadline_passed(self) -> None:
         self._deadline = None
+        self._heard()  # it may have been answered, and nobody was told
         run = self.run
         if self.state is not State.BUSY or run is None or run.timeout_s is None:
             return
@@ -158,69 +209,86 @@ class Worker:
 
     # --- frames -----------------------------------------------------------------------------------------
 
-    def _readable(self) -> None:
+    def _heard(self) -> None:
         self._receive()
 
     def _receive(self) -> bool:
         """Take what has come; False when nothing more will, or not now."""
-        try:
-            data = self._sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
+        if self._is_receiving or self.state is State.GONE:
             return False
-        except OSError:
-            data = b""
-        if not data:
-            self._lost()
-            return False
-        if self.state is State.ENDING:
-            return True  # its run has been decided on
-        run = self.run
+        self._is_receiving = True
+        ended: list[tuple[Run, Outcome, bool]] = []
+        is_bad = False
         try:
-            for kind, header, body in self._frames.feed(data):
-                self._take(kind, header, body)
-            if run is not None and self.run is None and self._frames.has_part:
+            found = self.line.receive()
+            if found is None:
+                self._lost()
+                return False
+            if self.state is State.ENDING:
+                return bool(found)  # its run has been decided on
+            for kind, header, body in found:
+                self._take(kind, header, body, ended)
+            if ended and not self.on_line and self.line.has_part:
                 raise BadFrame("more bytes after an answer")
         except BadFrame as error:
             self._detail = f"sent something that is no frame: {error}"
+            is_bad = True
+        finally:
+            self._is_receiving = False
+        # Only now that nothing follows the answers: the next run must not be given what belongs to these.
+        if is_bad:
             self.end(Ending.DIED, at_once=True)
-            return False
-        if run is not None and self.run is None:
-            # Only now that nothing follows the answer: the next run must not be given what belongs to this one.
-            self._freed(self)
-        return True
+        if ended:
+            if self.on_line and not is_bad:
+                self._begin()
+            elif not is_bad:
+                self.state = State.IDLE
+            for run, outcome, has_output in ended:
+                self._answered(self, run, outcome, has_output)
+            if not is_bad:
+                self._freed(self)
+        return not is_bad and bool(found)
 
-    def _take(self, kind: int, header: bytes, body: bytes) -> None:
-        run = self.run
-        if run is None:
-            if kind != frames.READY or self.state is not State.STARTING:
-                raise BadFrame(f"kind {kind} from a worker that is {self.state.value}")
+    def _take(self, kind: int, header: bytes, body: bytes, ended: list[tuple[Run, Outcome, bool]]) -> None:
+        if kind == frames.READY and self.state is State.STARTING:
             self._begin_life(decode(frames.ReadyHeader, header))
             return
+        if not self.on_line:
+            raise BadFrame(f"kind {kind} from a worker that is {self.state.value}")
+        run = self.on_line[0]
         outcome: Outcome
+        answer: frames.ValueHeader | frames.BlobHeader | frames.FailedHeader | frames.RejectedHeader
         if kind == frames.VALUE:
-            value = decode(frames.ValueHeader, header)
+            answer = value = decode(frames.ValueHeader, header)
             outcome = Finished(body, None, value.run_s)
-            self._free(run, outcome, value.private, value.has_output)
         elif kind == frames.PROGRESS:
             progress = decode(frames.ProgressHeader, header)
             if run.on_progress is not None:
                 # In a turn of its own: what it raises is its owner's affair, and must not stop this one.
                 self._loop.call_soon(run.on_progress, progress.fraction, progress.note)
+            return
         elif kind == frames.BLOB:
-            blob = decode(frames.BlobHeader, header)
+            answer = blob = decode(frames.BlobHeader, header)
             path = self._blob_path(self.number, self.runs).with_suffix(f".{blob.format}")
             outcome = Finished(None, BlobFile(path, blob.sha256, blob.size, blob.format), blob.run_s)
-            self._free(run, outcome, blob.private, blob.has_output)
         elif kind == frames.FAILED:
-            failed = decode(frames.FailedHeader, header)
+            answer = failed = decode(frames.FailedHeader, header)
             outcome = Failed(failed.kind, failed.message, failed.traceback, failed.run_s)
-            self._free(run, outcome, failed.private, failed.has_output)
         elif kind == frames.REJECTED:
-            rejected = decode(frames.RejectedHeader, header)
+            answer = rejected = decode(frames.RejectedHeader, header)
             outcome = Rejected(rejected.path, rejected.message)
-            self._free(run, outcome, rejected.private, rejected.has_output)
         else:
             raise BadFrame(f"kind {kind} from a worker that is busy")
+        if answer.run != self.runs:
+            self._is_forged = True
+            raise BadFrame(f"an answer to run {answer.run}, it is at run {self.runs}")
+        if answer.has_output:
+            self._output.drain()
+        self.on_line.popleft()
+        run.worker = None
+        self.runs += 1
+        self.private = answer.private
+        ended.append((run, outcome, answer.has_output))
 
     def _begin_life(self, ready: frames.ReadyHeader) -> None:
         if self._escalation is not None:
@@ -230,15 +298,6 @@ class Worker:
         self.state = State.IDLE
         self._ready(self)
 
-    def _free(self, run: Run, outcome: Outcome, private: int, has_output: bool) -> None:
-        if has_output:
-            self._output.drain()
-        self.run = run.worker = None
-        self.state = State.IDLE
-        self.runs += 1
-        self.private = private
-        run.end(outcome)
-
     # --- ends -------------------------------------------------------------------------------------------
 
     def end(self, ending: Ending, *, at_once: bool = False) -> None:
@@ -246,6 +305,7 @@ class Worker:
         if self.state in (State.ENDING, State.GONE):
             return
         self._leave(ending)
+        self.line.watch()
         if at_once:
             self._kill()
         else:
@@ -256,7 +316,8 @@ class Worker:
         """Let an idle worker go: it ends when it reads the end of its socket."""
         assert self.state is State.IDLE, self.state
         self._leave(Ending.RETIRED)
-        self._sock.shutdown(socket.SHUT_WR)
+        self.line.watch()
+        self.line.hang_up()
         self._escalation = self._loop.call_later(EXIT_S_MAX, self._kill)
 
     def exited(self, how: str) -> None:
@@ -265,6 +326,8 @@ class Worker:
             if self.state is State.GONE or not self._receive():
                 break
         if self.state is not State.GONE:
+            if self.state is not State.ENDING:  # it has not closed its end yet, and is as good as dead
+                self._leave(Ending.DIED)
             self._finish(how)
 
     def _leave(self, ending: Ending) -> None:
@@ -274,11 +337,11 @@ class Worker:
             self._escalation = None
         self.state = State.ENDING
         self._leaving(self)
+        self._give_back()
 
     def _lost(self) -> None:
-        """The socket has ended. The exit status follows; if not, the kernel has closed what was not its own."""
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        """The line has ended. The exit status follows; if not, the kernel has closed what was not its own."""
+        self.line.deaf()
         if self.state is not State.ENDING:
             self._leave(Ending.DIED)
             self._escalation = self._loop.call_later(EXIT_S_MAX, self._closed)
@@ -301,16 +364,21 @@ class Worker:
         for timer in (self._escalation, self._deadline):
             if timer is not None:
                 timer.cancel()
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
-        self._sock.close()
+        taken = self._take_back()
+        self.line.close()
         self._output.close()
-        run, self.run = self.run, None
-        if run is not None:
+        if self.on_line and not self._is_forged:
+            run = self.on_line.popleft()
             run.worker = None
-            run.end(self._verdict(run, how))
+            self._answered(self, run, self._verdict(run, how), False)
             for suffix in (".tmp", ".npy", ".json"):  # of a result that is nobody's now
                 self._blob_path(self.number, self.runs).with_suffix(suffix).unlink(missing_ok=True)
+        for run in self.on_line:  # who is to blame has been answered
+            run.worker = None
+        taken[:0] = self.on_line
+        self.on_line.clear()
+        if taken:
+            self._returned(self, taken)
         self._gone(self, how)
 
     def _verdict(self, run: Run, how: str) -> Outcome:

@@ -115,6 +115,21 @@ def leak(megabytes: int) -> int:
 
 
 @kernel
+def short(what: str = "") -> int:
+    """Quick, as a rule."""
+    if what == "sleep":
+        time.sleep(0.5)
+    elif what == "exit":
+        os._exit(1)
+    elif what == "loop":
+        while True:
+            pass
+    elif what.startswith("print"):
+        print(what, flush=True)
+    return os.getpid()
+
+
+@kernel
 def pid() -> int:
     return os.getpid()
 
@@ -137,7 +152,7 @@ def answer_twice(part: int) -> int:
     """Put a second answer behind the first, or the first bytes of one."""
     from msgspec import json as msgjson
 
-    head = msgjson.encode([0.0, 0, False])
+    head = msgjson.encode([0, 0.0, 0, False])
     frame = (5 + len(head) + 1).to_bytes(4, "little") + b"\x03" + len(head).to_bytes(4, "little") + head + b"7"
     send_garbage_now(frame + frame[:part])
     return 1
