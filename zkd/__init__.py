@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from zkd.client import Client
     from zkd.client.handles import Handle, TaskStatus
+    from zkd.client.schedules import Cron, Every, Scheduled
     from zkd.daemon import Daemon
     from zkd.errors import (
         BadKernel,
@@ -43,6 +44,7 @@ _HOME = {
     "Daemon": "zkd.daemon",
     "Handle": "zkd.client.handles",
     "TaskStatus": "zkd.client.handles",
+    **dict.fromkeys(("Cron", "Every", "Scheduled"), "zkd.client.schedules"),
     "Settings": "zkd.settings",
     "current_task": "zkd.kernels",
     "kernel": "zkd.kernels",
@@ -74,11 +76,14 @@ __all__ = [
     "BadRecord",
     "BadSettings",
     "Client",
+    "Cron",
     "Daemon",
+    "Every",
     "Handle",
     "Overloaded",
     "ResultLost",
     "ResultTimeout",
+    "Scheduled",
     "Settings",
     "TaskCancelled",
     "TaskError",

@@ -4,7 +4,8 @@
     calls        run, submit, map: arguments -> task              handles    one task, from outside
     dropbox      tasks into the tree and out of it, across cuts   outstanding  how the end of a task is heard
     outcomes     result -> value or exception                     uploads    large arrays go ahead by HTTP
-    explain      why a task waits, in words
+    explain      why a task waits, in words                  schedules    recurring tasks, and when they fire
+    desired      znodes that people write and zkd follows
 
 A client is a ZooKeeper client like any other; nothing here is needed to use a cluster.
 """

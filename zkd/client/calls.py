@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import msgspec
 from msgspec import Raw
 
+from zkd.client.desired import say
 from zkd.client.handles import Handle
+from zkd.client.schedules import schedule_text
 from zkd.codec import encode
 from zkd.errors import BadRecord, TaskError, TaskRejected, TooLarge
 from zkd.records import TASK_BYTES_MAX, Task
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from zkd.client.dropbox import DropBox
     from zkd.client.outcomes import Blobs
+    from zkd.client.schedules import When
     from zkd.client.uploads import Uploads
     from zkd.paths import TaskId
     from zkd.records import Fault, Result
@@ -215,6 +218,21 @@ class Calls:
         finally:
             self._box.forget([task])
         return [as_arrays(value) if type(value) in (list, dict) else value for value in values]
+
+    async def schedule(self, name: str, when: When, kernel: str, /, *args: Any, **kwargs: Any) -> None:
+        """Have this task dropped at each slot of `when`, a `Cron` or an `Every`, from the next one on.
+
+        A schedule of this name that is there already is replaced. Raises `BadRecord` for a line of cron or a time
+        zone that is none, and `TooLarge` for arguments that do not fit into a znode: those that travel ahead are
+        not kept for as long as a schedule may run.
+        """
+        from zkd.arrays import to_json
+
+        if self._ephemeral:
+            raise BadRecord("options", "expected no `ephemeral`: a schedule stays until it is deleted")
+        positional, named = Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True))
+        text = self._bounded(encode(Task(kernel, positional, named, **self._fields)), "the arguments make")
+        await say(self._box, self._box.paths.schedule(name), schedule_text(name, when, text))
 
     # --- encoding -----------------------------------------------------------------------------------
 

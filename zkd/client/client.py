@@ -8,38 +8,47 @@ that has no method here goes through `client.session`, the raw ZooKeeper session
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
-import socket
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from msgspec import Raw
-
 from zkd import codec
+from zkd.client.again import retry
 from zkd.client.calls import Calls
-from zkd.client.dropbox import ANY_VERSION, OUTAGE_MAX_S, DropBox
+from zkd.client.desired import change, say, unsay, whoami
+from zkd.client.dropbox import OUTAGE_MAX_S, DropBox
 from zkd.client.explain import Picture, explain
 from zkd.client.handles import Handle
 from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
 from zkd.client.room import told
+from zkd.client.schedules import Scheduled, When, explain_schedule, paused_text, scheduled
 from zkd.client.uploads import Uploads
 from zkd.errors import (
     BadRecord,
-    MultiFailed,
-    NodeExists,
     NoNode,
-    OutcomeUnknown,
     Overloaded,
     TaskNotFound,
     Unavailable,
     ZooKeeperError,
 )
-from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId, parent
-from zkd.records import Assignment, Dead, Leader, Node, NodeState, NodeStatus, OperatorState, Result, Task
-from zkd.zk import Create, Delete, Session, SetData, ensure_path
+from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
+from zkd.records import (
+    Assignment,
+    Dead,
+    Leader,
+    Limit,
+    Node,
+    NodeState,
+    NodeStatus,
+    OperatorState,
+    Result,
+    ScheduleState,
+    Task,
+)
+from zkd.zk import Session
 
 if TYPE_CHECKING:
     import ssl
@@ -172,42 +181,18 @@ class Client:
 
     async def retry(self, task: TaskId) -> None:
         """Put a dead task back into the drop box, with all its attempts before it. Raises `TaskNotFound`."""
-        give_up = time.monotonic() + OUTAGE_MAX_S
-        is_sent_before = False
-        while True:
-            try:
-                dead = codec.decode((await self._box.read(self.paths.dead_task(task))).data, Dead)
-            except NoNode:
-                if is_sent_before and await self._has(self.paths.task(task)):
-                    return
-                raise TaskNotFound(
-                    f"there is no dead task {task} below {self.paths.root}: only failed ones can be retried"
-                ) from None
-            ops: list[Create | Delete | SetData] = [Delete(self.paths.dead_task(task), ANY_VERSION)]
-            if await self._has(self.paths.result(task)):  # it may have outlived its time
-                ops.append(Delete(self.paths.result(task), ANY_VERSION))
-            text = _fresh(dead.task)
-            ops.append(Create(self.paths.task(task), text))
-            # The version is the fence, and a new life would start at 0 again: go beyond what any attempt held.
-            ops += [SetData(self.paths.task(task), text, number) for number in range(len(dead.attempts) + 1)]
-            try:
-                await self.session.multi(ops)
-                return
-            except MultiFailed as error:
-                if isinstance(error.cause, NodeExists):
-                    return  # somebody else retried it
-                if not isinstance(error.cause, NoNode):
-                    raise error.cause from None
-                if time.monotonic() >= give_up:
-                    raise
-            except NO_ANSWER as error:
-                is_sent_before = is_sent_before or isinstance(error, OutcomeUnknown)
-                await self._box.catch_up(give_up, error)
+        await retry(self._box, task)
 
     async def why(self, task: TaskId) -> str:
-        """In words, what this task waits for, or how it ended. Raises `TaskNotFound`."""
+        """In words, what this task waits for or how it ended, or when a schedule of this name fires next.
+
+        Raises `TaskNotFound`.
+        """
         text = explain(await self._picture(task))
         if not text:
+            recurring = await self.scheduled(task)
+            if recurring is not None:
+                return explain_schedule(recurring, await self.leader(), datetime.now(UTC))
             raise TaskNotFound(f"there is neither task nor result {task} below {self.paths.root}")
         return text
 
@@ -293,41 +278,64 @@ class Client:
             self._slots = (slots, time.monotonic())
         return slots
 
+    # --- what is wanted -----------------------------------------------------------------------------
+
     async def set_node_state(self, node: NodeId, state: NodeState, *, reason: str = "") -> None:
         """Have a node drained, cordoned or active again; remembered also while the node is away."""
-        by = f"{_user()}@{socket.gethostname()}"
-        text = codec.encode(OperatorState(state, by, reason))
-        path = self.paths.node_state(node)
-        write: SetData | Create = SetData(path, text, ANY_VERSION)
-        give_up = time.monotonic() + OUTAGE_MAX_S
-        while True:  # idempotent: the last to say so wins, so an unknown outcome is simply said again
-            try:
-                await self.session.multi([write])
-                return
-            except MultiFailed as error:
-                if isinstance(error.cause, NodeExists):
-                    write = SetData(path, text, ANY_VERSION)
-                elif not isinstance(error.cause, NoNode):
-                    raise error.cause from None
-                elif isinstance(write, SetData):
-                    write = Create(path, text)  # born with what it says: every node watches and reads it
-                else:
-                    await self._ensure(parent(path))
-            except NO_ANSWER as error:
-                await self._box.catch_up(give_up, error)
+        await say(self._box, self.paths.node_state(node), codec.encode(OperatorState(state, whoami(), reason)))
+
+    async def limits(self) -> dict[str, Limit]:
+        """How much of which kernel's work the cluster takes on."""
+        return await self.records(self.paths.limits, Limit)
+
+    async def set_limit(
+        self,
+        kernel: str,
+        *,
+        per_s: float | None = None,
+        burst: int | None = None,
+        at_once: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """Bound the starts of a kernel a second, and the runs of it at once, over the whole cluster."""
+        text = codec.encode(Limit(per_s, burst, at_once, whoami(), reason))
+        codec.decode(text, Limit)  # a bad bound is an error of this line
+        await say(self._box, self.paths.limit(kernel), text)
+
+    async def unset_limit(self, kernel: str) -> bool:
+        """Lift the limit of a kernel; whether there was one."""
+        return await unsay(self._box, self.paths.limit(kernel))
+
+    async def schedule(self, name: str, when: When, kernel: str, /, *args: Any, **kwargs: Any) -> None:
+        """Have a task dropped again and again, from the next slot on. See `Calls.schedule`."""
+        await self._calls.schedule(name, when, kernel, *args, **kwargs)
+
+    async def unschedule(self, name: str) -> bool:
+        """End a schedule; whether there was one. What it dropped goes on."""
+        return await unsay(self._box, self.paths.schedule(name))
+
+    async def pause_schedule(self, name: str, *, is_paused: bool = True) -> None:
+        """Pause a schedule, or let it fire again. Raises `NoNode`, `BadRecord`."""
+        await change(self._box, self.paths.schedule(name), lambda text: paused_text(text, is_paused))
+
+    async def schedules(self) -> dict[str, Scheduled]:
+        """The recurring tasks: when each is due next, what it did so far, why it does not fire."""
+        names = await self._names(self.paths.schedules)
+        return {name: seen for name in names if (seen := await self.scheduled(name)) is not None}
+
+    async def scheduled(self, name: str) -> Scheduled | None:
+        """One recurring task, or None."""
+        try:
+            found = await self._box.read(self.paths.schedule(name))
+        except NoNode:
+            return None
+        try:
+            state = await self._maybe(self.paths.schedule_state(name), ScheduleState)
+        except BadRecord:
+            state = None
+        return scheduled(name, found.data, found.stat.mtime, found.stat.czxid, state)
 
     # --- reading ------------------------------------------------------------------------------------
-
-    async def _ensure(self, path: str) -> None:
-        with suppress(OutcomeUnknown):  # it is there or it is not, and whoever wants it will see
-            await ensure_path(self.session, path)
-
-    async def _has(self, path: str) -> bool:
-        try:
-            await self._box.read(path)
-        except NoNode:
-            return False
-        return True
 
     async def _maybe(self, path: str, kind: type[T]) -> T | None:
         try:
@@ -363,17 +371,3 @@ class Client:
                 except BadRecord:
                     continue
         return found
-
-
-def _fresh(task: Raw) -> bytes:
-    """The task without its history."""
-    fields: dict[str, Raw] = codec.decode(bytes(task), dict[str, Raw])
-    fields.pop("attempts", None)
-    return codec.encode(fields)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without an entry for this uid
-        return str(os.getuid())
