@@ -17,7 +17,7 @@ TEXT_MAX = 2000  # characters of arguments and values that are shown; -o json sh
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["node", "task", "result", "kernel"]))
+@click.argument("what", type=click.Choice(["node", "task", "result", "kernel", "schedule"]))
 @click.argument("name")
 @output_option
 @connection_options
@@ -25,7 +25,7 @@ TEXT_MAX = 2000  # characters of arguments and values that are shown; -o json sh
 def describe_command(
     ctx: click.Context, what: str, name: str, output: str, hosts: str | None, root: str | None, config: str | None
 ) -> None:
-    """Show everything about one node, task, result or kernel. NAME may be shortened."""
+    """Show everything about one node, task, result, kernel or schedule. NAME may be shortened."""
     settings = find_settings(ctx, hosts, root, config)
     if what == "kernel":
         write_fields(_kernel(name, settings.workers.modules), output)
@@ -33,10 +33,13 @@ def describe_command(
     import asyncio
 
     from zkd.cli.connection import client_for
+    from zkd.cli.schedule import described
+
+    ways = {"node": _node, "task": _task, "result": _result, "schedule": described}
 
     async def found() -> dict[str, Any]:
         async with client_for(settings) as client:
-            return await {"node": _node, "task": _task, "result": _result}[what](client, name, output in FOR_PEOPLE)
+            return await ways[what](client, name, output in FOR_PEOPLE)
 
     write_fields(asyncio.run(found()), output)
 

@@ -26,9 +26,10 @@ WIDE = {
     "results": ("size_bytes",),
     "tasks": ("priority",),
     "kernels": ("signature",),
+    "schedules": ("overlap", "task"),
 }
 
-RESOURCES = ("nodes", "tasks", "results", "kernels", "dead")
+RESOURCES = ("nodes", "tasks", "results", "kernels", "dead", "schedules", "limits")
 
 
 @click.command()
@@ -56,7 +57,7 @@ def get_command(
     root: str | None,
     config: str | None,
 ) -> None:
-    """List nodes, tasks, results, kernels or dead tasks; or only NAME, which may be shortened.
+    """List nodes, tasks, results, kernels, dead tasks, schedules or limits; or only NAME, which may be shortened.
 
     \b
       zkd get nodes
@@ -277,10 +278,24 @@ def _limited(names: list[str], name: str | None, limit: int, only_names: bool, w
     return names
 
 
+async def schedules(client: Client, name: str | None, limit: int, only_names: bool) -> Rows:
+    from zkd.cli.schedule import rows
+
+    return await rows(client, name, limit, only_names)
+
+
+async def limits(client: Client, name: str | None, limit: int, only_names: bool) -> Rows:
+    from zkd.cli.limit import rows
+
+    return await rows(client, name, limit, only_names)
+
+
 LISTS: dict[str, Callable[[Client, str | None, int, bool], Awaitable[Rows]]] = {
     "nodes": nodes,
     "tasks": tasks,
     "results": results,
     "kernels": kernels,
     "dead": dead,
+    "schedules": schedules,
+    "limits": limits,
 }

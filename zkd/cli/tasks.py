@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ import click
 from zkd.cli.connection import full_name, with_client
 from zkd.cli.exits import Exit, Stop
 from zkd.cli.output import output_option
-from zkd.cli.values import check_path, read_argument, read_labels, read_named, write_value
+from zkd.cli.task_options import NumbersCommand, task_options
+from zkd.cli.values import check_path, write_value
 from zkd.errors import ResultTimeout
 
 if TYPE_CHECKING:
@@ -23,41 +23,22 @@ CANCEL_S = 5.0
 REFUSED_WITHIN_S = 1.0  # a leader that has no room says so in milliseconds
 RESULT_TTL_S = 300.0  # of a `run` that was killed before it could read its value
 
-# A number as JSON has it, and its sign, which click takes for that of an option.
-_NEGATIVE = re.compile(r"-(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
-
-
-class NumbersCommand(click.Command):
-    """A command that takes negative numbers: with a blank before it, one is still JSON and no option to click."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [f" {arg}" if _NEGATIVE.fullmatch(arg) else arg for arg in args])
-
 
 @click.command(cls=NumbersCommand)
 @click.argument("kernel")
 @click.argument("args", nargs=-1, metavar="[ARG]...")
-@click.option("-k", "named", multiple=True, metavar="NAME=VALUE", help="A named argument.")
 @click.option("--timeout", type=float, metavar="S", help="Wait so long for the value; then the task is cancelled.")
-@click.option("--task-timeout", type=float, metavar="S", help="Stop an attempt that runs longer.")
-@click.option("--retries", type=int, default=0, help="Further attempts after an error, a crash or a timeout.")
-@click.option("--priority", type=int, default=0, help="Higher goes first.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only on nodes that carry this.")
-@click.option("--node", metavar="NODE", help="Only on this node.")
 @click.option("-O", "path", metavar="FILE", help="Write the value to FILE.npy or FILE.json.")
 @output_option
+@task_options
 @with_client
 async def run_command(
     client: Client,
     kernel: str,
-    args: tuple[str, ...],
-    named: tuple[str, ...],
+    args: list[Any],
+    kwargs: dict[str, Any],
+    options: dict[str, Any],
     timeout: float | None,
-    task_timeout: float | None,
-    retries: int,
-    priority: int,
-    labels: tuple[str, ...],
-    node: str | None,
     path: str | None,
     output: str,
 ) -> None:
@@ -76,18 +57,10 @@ async def run_command(
 
     check_path(path)
     await client.check_room()
-    calls = client.options(
-        timeout_s=task_timeout,
-        retries=retries,
-        priority=priority,
-        labels=read_labels(labels),
-        node=node,
-        ttl_s=RESULT_TTL_S,
-    )
-    arguments, named_arguments = [read_argument(arg) for arg in args], read_named(named)
+    calls = client.options(**{"ttl_s": RESULT_TTL_S, **options})
     try:
         async with asyncio.timeout(timeout):
-            value = await _value(client, await calls.submit(kernel, *arguments, **named_arguments))
+            value = await _value(client, await calls.submit(kernel, *args, **kwargs))
     except TimeoutError:
         raise Stop(
             Exit.TIMED_OUT,
@@ -117,21 +90,42 @@ async def _value(client: Client, handle: Handle) -> Any:
         raise
 
 
-@click.command()
-@click.option("-f", "--file", "source", required=True, metavar="FILE", help="A task as JSON; - is stdin.")
+@click.command(cls=NumbersCommand)
+@click.argument("kernel", required=False)
+@click.argument("args", nargs=-1, metavar="[ARG]...")
+@click.option("-f", "--file", "source", metavar="FILE", help="A whole task as JSON, instead of KERNEL; - is stdin.")
 @click.option("--wait", is_flag=True, help="Wait for the value and print it.")
 @click.option("--timeout", type=float, metavar="S", help="With --wait: so long. The task goes on.")
 @output_option
+@task_options
 @with_client
-async def submit_command(client: Client, source: str, wait: bool, timeout: float | None, output: str) -> None:
-    """Drop a task from a JSON file and print its id.
+async def submit_command(
+    client: Client,
+    kernel: str | None,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    options: dict[str, Any],
+    source: str | None,
+    wait: bool,
+    timeout: float | None,
+    output: str,
+) -> None:
+    """Drop a task, of KERNEL or from a JSON file, and print its id.
 
     \b
+      zkd submit numpy.sum '[1, 2, 3]' --retries 2
       echo '{"kernel": "numpy.sum", "args": [[1, 2, 3]]}' | zkd submit -f -
     """
-    text = sys.stdin.buffer.read() if source == "-" else _read(source)
+    if (kernel is None) == (source is None):
+        raise click.UsageError("expected KERNEL or -f FILE, one of them")
+    if source is not None and (args or kwargs or options):
+        raise click.UsageError("-f FILE has everything in it; give no other fields beside it")
     is_full = await client.check_room()
-    handle = await client.drop(text)
+    if kernel is not None:
+        handle = await client.options(**options).submit(kernel, *args, **kwargs)
+    else:
+        assert source is not None
+        handle = await client.drop(sys.stdin.buffer.read() if source == "-" else _read(source))
     if not wait:
         if is_full:
             await _raise_if_refused(handle)
@@ -202,17 +196,18 @@ async def retry_command(client: Client, tasks: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", metavar="TASK")
 @output_option
 @with_client
 async def why_command(client: Client, task: str, output: str) -> None:
-    """Say what TASK waits for, or how it ended."""
-    handle = await _find(client, task)
-    text = await client.why(handle.id)
+    """Say what TASK waits for or how it ended, or when the schedule of this name fires next."""
+    is_schedule = await client.session.exists(client.paths.schedule(task)) is not None
+    name = task if is_schedule else (await _find(client, task)).id
+    text = await client.why(name)
     if output in ("json", "jsonl"):
         from zkd.cli.output import to_text
 
-        click.echo(to_text({"id": handle.id, "why": text}))
+        click.echo(to_text({"id": name, "why": text}))
     else:
         click.echo(text)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from msgspec import Raw
+
 from zkd import codec
 from zkd.client.dropbox import ANY_VERSION, OUTAGE_MAX_S
 from zkd.client.outstanding import NO_ANSWER
@@ -13,8 +15,6 @@ from zkd.records import Dead
 from zkd.zk import Create, Delete, SetData
 
 if TYPE_CHECKING:
-    from msgspec import Raw
-
     from zkd.client.dropbox import DropBox
     from zkd.paths import TaskId
 

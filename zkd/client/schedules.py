@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Raw
+
 from zkd import codec
 from zkd.core.schedules import first_after, read, slot_of
 from zkd.errors import BadRecord
 from zkd.records import Schedule
 
 if TYPE_CHECKING:
-    from msgspec import Raw
-
     from zkd.records import Leader, ScheduleState
 
 Overlap = Literal["allow", "skip"]
@@ -74,8 +74,6 @@ def moment(slot: int) -> datetime:
 
 def schedule_text(name: str, when: When, task: bytes) -> bytes:
     """What to write at ``schedules/<name>``. Raises `BadRecord` if the leader would refuse it."""
-    from msgspec import Raw
-
     if isinstance(when, Cron):
         zone = None if when.timezone == "UTC" else when.timezone
         schedule = Schedule(Raw(task), cron=when.line, timezone=zone, overlap=when.overlap)
