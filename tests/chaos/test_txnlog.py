@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.txnlog import Damaged, Op, committed, logs_of
+from tests.chaos.txnlog import Damaged, Op, abandoned, committed, logs_of
 from tests.cluster.processes import transactions
 from zkd.errors import MultiFailed
 from zkd.zk import Check, Create, Delete, Session, SetData
@@ -77,3 +77,17 @@ async def test_a_torn_end_is_left_out_and_a_damaged_record_is_told(server: Apach
     log.write_bytes(data[:at] + b"X" + data[at + 1 :])
     with pytest.raises(Damaged):
         list(committed([data_dir]))
+
+
+def test_what_a_cut_off_leader_had_proposed_was_never_committed(tmp_path: Path) -> None:
+    account = tmp_path / "zookeeper.log"
+    account.write_text(
+        "Snapshotting: 0x0 to data/snapshot.0\n"
+        "LEADING - LEADER ELECTION TOOK - 9 MS\n"  # without a quorum: it never reigned
+        "Snapshotting: 0x100000009 to data/snapshot.100000009\n"
+        "LEADING - LEADER ELECTION TOOK - 9 MS\n"
+        "Snapshotting: 0x100000007 to data/snapshot.100000007\n"
+        "Have quorum of supporters, sids: [[1, 2]]; starting up and setting last processed zxid: 0x200000000\n"
+        "Snapshotting: 0x20000a000 to data/snapshot.20000a000\n"
+    )
+    assert list(abandoned(account)) == [(0x100000007, 0x200000000)]

@@ -4,19 +4,20 @@
     record  = crc32:8 length:4 bytes end:1 ("B");  bytes = header, body, digest
     header  = session:8 cxid:4 zxid:8 time:8 type:4
 
-Three servers have three logs. A record that one server wrote and lost with its leadership is cut out of its
-log when it comes back, one that was away too long gets a snapshot and no records, and one that comes back may write
-what it has a second time: so the truth is the union of the three by zxid, read when all of them are back, and where
-a record is there more than once it must be the same one.
+Three servers have three logs, and none is the whole truth. One that was away too long gets a snapshot and no records;
+one that comes back may write what it has a second time; and one that led and was cut off keeps what it had proposed
+and nobody else has seen. So the truth is the union of the three by zxid, read when all of them are back, without what
+lies between the last transaction of a new leader, as its own account of its election tells, and the epoch it began.
 """
 
 from __future__ import annotations
 
 import heapq
 import mmap
+import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,9 @@ NAMES = {
 _PREFIX = struct.Struct("!qi")
 _HEADER = struct.Struct("!qiqqi")
 _INT = struct.Struct("!i")
+
+_SNAPSHOT = re.compile(r"Snapshotting: 0x([0-9a-f]+) to")
+_REIGN = re.compile(r"starting up and setting last processed zxid: 0x([0-9a-f]+)")
 
 
 class Damaged(Exception):
@@ -180,10 +184,30 @@ def _of_server(data_dir: Path) -> Iterator[tuple[int, bytes]]:
         yield zxid, files[number][start:end]
 
 
-def committed(data_dirs: Iterable[Path]) -> Iterator[Transaction]:
-    """All transactions that these servers know of, each once, in their order."""
+def abandoned(account: Path) -> Iterator[tuple[int, int]]:
+    """(last, first) for each reign of a server, by its own account: nothing in between was ever committed."""
+    last = -1
+    with account.open(errors="replace") as file:
+        for line in file:
+            if "LEADING - LEADER ELECTION TOOK" in line:
+                last = -1
+            elif last < 0 and (snapshot := _SNAPSHOT.search(line)):
+                last = int(snapshot[1], 16)
+            elif last >= 0 and (start := _REIGN.search(line)):
+                yield last, int(start[1], 16)
+                last = -1
+
+
+def committed(data_dirs: Sequence[Path]) -> Iterator[Transaction]:
+    """All transactions that these servers have committed, each once, in their order."""
+    accounts = [path.parent / "zookeeper.log" for path in data_dirs]
+    gaps = sorted(gap for account in accounts if account.exists() for gap in abandoned(account))
     last, kept = -1, b""
     for zxid, record in heapq.merge(*(_of_server(path) for path in data_dirs), key=lambda pair: pair[0]):
+        while gaps and gaps[0][1] <= zxid:
+            gaps.pop(0)
+        if gaps and gaps[0][0] < zxid < gaps[0][1]:
+            continue
         if zxid == last:
             if record != kept and parse(record) != parse(kept):
                 raise Damaged(f"two servers have different transactions {zxid:#x}: {parse(kept)} and {parse(record)}")
