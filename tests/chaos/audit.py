@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tests.chaos.checker import Violation
+from tests.chaos.checker import FOREIGN, Violation
 from tests.chaos.txnlog import Op, Transaction
 from zkd.paths import Paths
 
@@ -110,6 +110,8 @@ class Auditor:
                 self._result(op, transaction, published)
             elif op.path.startswith(self._assign_dir):
                 self._assigned(op, is_leaders=is_leaders)
+            elif op.path.startswith(f"{self._nodes_dir}{FOREIGN}"):
+                continue  # no node, but the nemesis
             elif op.path.startswith(self._nodes_dir) and op.kind in ("create", "set"):
                 self._members[session] = msgspec.json.decode(op.data, type=_Member).incarnation
             elif op.path == self._epoch_path and op.kind != "check":
@@ -124,6 +126,8 @@ class Auditor:
 
     def _task(self, op: Op, transaction: Transaction, deleted: dict[str, Life]) -> None:
         task_id = op.path[len(self._tasks_dir) :]
+        if "/" in task_id:
+            return  # rubbish that somebody put below a task
         life = self._tasks.get(task_id)
         if op.kind == "create":
             self.audit.created += 1

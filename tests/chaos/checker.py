@@ -111,6 +111,8 @@ def deeds_of(paths: Iterable[Path]) -> Iterator[Deed]:
             elif isinstance(line, Lost):
                 for deed in ephemeral.values():
                     deed.was_left = True
+        for deed in ephemeral.values():  # its submitter was killed
+            deed.was_left = True
         yield from deeds.values()
 
 
@@ -171,6 +173,9 @@ def judge(
         end = left.get(deed.id)
         _judge(verdict, deed, None if end is None else end.seen, ledger, dead, is_waiting=deed.id in waiting)
     _judge_doubtful(verdict, doubtful, unclaimed, left, ledger, dead)
+    for task_id, end in left.items():
+        if task_id.startswith(FOREIGN) and end.seen.status != "rejected":
+            verdict.blame("wrong", task_id, f"garbage is {end.seen.status}")
     for task_id in sorted(unanswered):
         verdict.blame("wrong", task_id, "it is in dead/ and has no result")
     verdict.unfinished = sorted(waiting)
@@ -251,17 +256,20 @@ def _problems(deed: Deed, final: Seen, runs: list[Run], dead: set[str], *, is_ca
             yield "its submitter was told that it had ended before the cancellation, and it is cancelled"
         elif not is_cancellable:
             yield "it is cancelled, and nobody cancelled it"
-    elif final.status != work.statuses_of(kind):
+    elif final.status != work.statuses_of(kind) and (kind, final.error) != ("big", "OSError"):  # a disk was full
         yield f"a task of kind {kind} is {final.status} ({final.error})"
     elif deed.cancel == "ok" and not deed.is_again:
         yield f"its submitter was told that it is cancelled, and it is {final.status}"
-    if final.status == "done":
+    if final.status == "done" and kind == "big":
+        if final.ref != work.big_sha256(deed.submit.n):
+            yield f"its file is {final.ref}, not {work.big_sha256(deed.submit.n)}"
+    elif final.status == "done":
         value = msgspec.json.decode(final.value) if final.value is not None else None
         right = work.value_of(deed.submit.key, deed.submit.n)
         if value != right:
             yield f"its value is {value}, not {right}"
-        if not any(_is_by(run, final) for run in runs):
-            yield f"attempt {final.attempt} by {final.owner} is in no ledger as ended"
+    if final.status == "done" and not any(_is_by(run, final) for run in runs):
+        yield f"attempt {final.attempt} by {final.owner} is in no ledger as ended"
     if final.status == "failed":
         if kind in work.POISON and final.error not in work.POISON[kind]:
             yield f"poison of kind {kind} failed by {final.error}"

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import msgspec
 
-from tests.chaos import checker, faults_of_connections, faults_of_daemons, faults_of_servers
+from tests.chaos import (
+    checker,
+    faults_of_connections,
+    faults_of_daemons,
+    faults_of_disks,
+    faults_of_networks,
+    faults_of_people,
+    faults_of_servers,
+)
 from tests.chaos.audit import Audit, audit
 from tests.chaos.checker import Left, Tree, Verdict, Violation
 from tests.chaos.history import seen_of
@@ -24,7 +32,14 @@ from zkd.errors import ZooKeeperError
 from zkd.paths import Paths
 
 __all__ = ["FAULTS", "Options", "Outcome", "conduct"]
-_ = (faults_of_connections, faults_of_daemons, faults_of_servers)  # each enters its faults into the catalogue
+_ = (  # each enters its faults into the catalogue
+    faults_of_connections,
+    faults_of_daemons,
+    faults_of_disks,
+    faults_of_networks,
+    faults_of_people,
+    faults_of_servers,
+)
 
 LOAD_MIN = 50.0  # tasks/s before the first fault; with less a run proves nothing
 WARM_S = 5.0
@@ -45,6 +60,7 @@ class Options:
     slots: int = 2
     timeout_s: float = 4.0
     load_min: float = LOAD_MIN
+    is_isolated: bool = True  # with network namespaces and small disks, where root allows
     is_each_hit: bool = False  # go on past `minutes` until each of the faults has hit
 
 
@@ -85,13 +101,19 @@ async def conduct(options: Options, tell: Callable[[str], None]) -> Outcome:
     outcome = Outcome(options)
     options.directory.mkdir(parents=True, exist_ok=True)
     async with opened(
-        options.directory, daemons=options.daemons, slots=options.slots, timeout_s=options.timeout_s
+        options.directory,
+        daemons=options.daemons,
+        slots=options.slots,
+        timeout_s=options.timeout_s,
+        seed=options.seed,
+        is_isolated=options.is_isolated,
     ) as site:
         outcome.began_at = time.monotonic()
         outcome.ms_at_zero = time.time() * 1000 - time.monotonic() * 1000
         allow(options.directory, options.tasks)
-        for name, window in SUBMITTERS.items():
-            site.start_submitter(name, name, seed=options.seed, window=window)
+        for name in SUBMITTERS:
+            site.start_submitter(name)
+        tell(f"network {'of namespaces' if site.network.is_real else 'none'}, small disks {site.small_disks}")
         over = asyncio.Event()
         nemesis = Nemesis(site, options.seed, options.faults, tell)
         async with asyncio.TaskGroup() as group:
@@ -144,7 +166,7 @@ async def _warm_up(site: Site, load_min: float) -> float:
     began = time.monotonic()
     before: list[tuple[float, int]] = []
     while True:
-        now, ended = time.monotonic(), sum(each.ended for each in site.progress().values())
+        now, ended = time.monotonic(), site.ended()
         before = [(t, n) for t, n in before if t > now - WARM_S] + [(now, ended)]
         rate = (ended - before[0][1]) / max(WARM_S, now - before[0][0])
         if (rate >= load_min and now - began > WARM_S) or now - began > WARM_MAX_S or _have_ended(site):
@@ -156,11 +178,11 @@ async def _watch(site: Site, outcome: Outcome, tell: Callable[[str], None]) -> N
     """Note the pace, and start daemons again that ended though nobody touched them: they should not have."""
     told = 0.0
     while True:
-        progress = site.progress()
-        now, ended = time.monotonic(), sum(each.ended for each in progress.values())
+        now, ended = time.monotonic(), site.ended()
         outcome.rates.append((now, ended))
         if now - told > 10.0:
             told = now
+            site.purge_snapshots()
             tell(f"{ended} of {outcome.options.tasks} have ended")
         for name, daemon in site.daemons.items():
             status = daemon.process.poll()

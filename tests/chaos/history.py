@@ -65,6 +65,7 @@ class Seen(Struct, frozen=True):
     value: str | None = None  # JSON text
     error: str = ""
     causes: list[str] = []
+    ref: str = ""  # the sha256 of a value that lies in a file
 
 
 class Ended(Struct, frozen=True, tag="ended", tag_field="op"):
@@ -112,7 +113,9 @@ def seen_of(data: bytes) -> Seen:
 
     error = get("error") or {}
     attempts = get("attempts") or []
+    ref = get("ref") or {}
     assert isinstance(error, dict)
+    assert isinstance(ref, dict)
     assert isinstance(attempts, list)
     return Seen(
         str(get("status")),
@@ -123,4 +126,5 @@ def seen_of(data: bytes) -> Seen:
         bytes(raw["value"]).decode() if "value" in raw else None,
         error.get("kind", ""),
         [attempt["cause"] for attempt in attempts],
+        ref.get("blob", ""),
     )

@@ -28,6 +28,7 @@ async def test_nothing_is_lost_doubled_or_stale_while_things_break(tmp_path: Pat
         timeout_s=2.0,
         load_min=20.0,  # a machine with other things to do
         is_each_hit=True,
+        is_isolated=False,
     )
     outcome = await conduct(options, print)
     print(await asyncio.to_thread(write_report, outcome))

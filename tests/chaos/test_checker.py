@@ -162,6 +162,16 @@ def innocent_and_failed(case: Case) -> None:
     case.dead.append("a")
 
 
+def a_file_of_another_value(case: Case) -> None:
+    case.submit("a", kind="big")
+    case.run("a")
+    case.end("a", msgspec.structs.replace(done("a"), value=None, ref=work.big_sha256(8)))
+
+
+def garbage_of_the_nemesis_that_was_run(case: Case) -> None:
+    case.end("x-1", done("x-1"))
+
+
 def poison_that_ended_well(case: Case) -> None:
     case.submit("a", kind="endless")
     case.run("a")
@@ -228,6 +238,8 @@ PLANTED: list[tuple[Callable[[Case], None], str]] = [
     (a_result_of_a_refused_submit, "wrong"),
     (a_result_that_nobody_asked_for, "wrong"),
     (innocent_and_failed, "wrong"),
+    (a_file_of_another_value, "wrong"),
+    (garbage_of_the_nemesis_that_was_run, "wrong"),
     (poison_that_ended_well, "wrong"),
     (poison_that_is_not_in_dead, "wrong"),
     (done_and_in_dead, "wrong"),

@@ -6,13 +6,19 @@ nobody learned the id: a sequential znode whose creation was never answered, say
 
 from __future__ import annotations
 
+import hashlib
+import io
 import random
+from functools import lru_cache
 from typing import Any
+
+import numpy
 
 # Per thousand. Poison is rare, as it is in life, and costs a worker each time.
 MIX = {
     "steps": 900,  # a pure function of its arguments
-    "nap": 60,  # the same, but it takes a while: something to interrupt
+    "nap": 57,  # the same, but it takes a while: something to interrupt
+    "big": 3,  # its value is too large for a znode and goes to a file
     "flaky": 12,  # its first attempt kills the process, the next is well
     "exit_process": 4,  # os._exit, always
     "segfault": 3,
@@ -52,6 +58,19 @@ def value_of(key: str, n: int) -> dict[str, Any]:
     return {"key": key, "value": x % 2**53}
 
 
+def big_of(n: int) -> numpy.ndarray:
+    """What `big` gives: 320 kB."""
+    return numpy.arange(n % 1000, n % 1000 + 40_000, dtype=float)
+
+
+@lru_cache(maxsize=1000)
+def big_sha256(n: int) -> str:
+    """The sha256 of the .npy file that holds it."""
+    file = io.BytesIO()
+    numpy.save(file, big_of(n))
+    return hashlib.sha256(file.getvalue()).hexdigest()
+
+
 def pick(rng: random.Random) -> str:
     return rng.choices(list(MIX), list(MIX.values()))[0]
 
@@ -73,7 +92,7 @@ def task_of(kind: str, key: str, n: int) -> dict[str, Any]:
 def retries_of(kind: str) -> int:
     if kind in ("exit_process", "segfault"):
         return POISON_RETRIES
-    return RETRIES if kind in ("steps", "nap", "flaky") else 0
+    return RETRIES if kind in ("steps", "nap", "big", "flaky") else 0
 
 
 def garbage_of(n: int) -> bytes:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, Self
@@ -42,6 +43,7 @@ class Proxy:
         self.port = 0
         self.hellos = 0
         self.requests: Counter[int] = Counter()  # by opcode, those that reached the server
+        self.last_passage_at = 0.0  # of a request, by the monotonic clock
         self._faults: list[Fault] = []
         self._pipes: set[_Pipe] = set()
         self._serving: set[asyncio.Task[None]] = set()
@@ -101,8 +103,9 @@ class Proxy:
 
     def strike(self, opcode: int) -> Fault | None:
         """The fault for this request, if one is armed."""
+        self._faults = [fault for fault in self._faults if fault.times > 0]
         for fault in self._faults:
-            if opcode in fault.opcodes and fault.times > 0:
+            if opcode in fault.opcodes:
                 fault.times -= 1
                 return fault
         return None
@@ -183,6 +186,7 @@ class _Pipe:
             if fault is not None:
                 self.awaited[xid] = fault
             self.proxy.requests[opcode] += 1
+            self.proxy.last_passage_at = time.monotonic()
             writer.write(head + body)
             await writer.drain()
 

@@ -9,7 +9,7 @@ import time
 
 import numpy
 
-from tests.chaos.work import value_of
+from tests.chaos.work import big_of, value_of
 from zkd.kernels import current_task, kernel
 
 LEDGER = os.environ["CHAOS_LEDGER"]
@@ -41,6 +41,14 @@ def nap(key: str, n: int) -> dict:
     _write("start")
     time.sleep(0.02 + n % 8 * 0.04)
     return _ended(value_of(key, n))
+
+
+@kernel
+def big(key: str, n: int) -> numpy.ndarray:
+    _write("start")
+    array = big_of(n)
+    _write("end")
+    return array
 
 
 @kernel

@@ -35,6 +35,7 @@ def seen_in(result: Result) -> Seen:
         None if result.value is msgspec.UNSET else bytes(result.value).decode(),
         result.error.kind if result.error else "",
         [attempt.cause for attempt in result.attempts],
+        result.ref.blob if result.ref else "",
     )
 
 
@@ -73,7 +74,7 @@ async def see(handle: Handle, plan: Submit) -> Seen | None:
         except zkd.ZooKeeperError:
             await asyncio.sleep(0.1)
     if plan.mode == "forget":
-        with contextlib.suppress(zkd.TaskError):
+        with contextlib.suppress(zkd.TaskError, zkd.ResultLost):  # a file in another namespace cannot be had
             await handle.result(forget=True)
     return seen_in(result)
 
