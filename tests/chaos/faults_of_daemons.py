@@ -27,19 +27,22 @@ async def leading(site: Site, rng: random.Random) -> str:
     return str(json.loads(data)["node"])
 
 
-async def incarnation(site: Site, name: str) -> int | None:
-    """The transaction that made the node's entry; None if it has none, or nobody can say."""
+ABSENT, UNKNOWN = 0, -1
+
+
+async def incarnation(site: Site, name: str) -> int:
+    """The transaction that made the node's entry; ABSENT if it has none, UNKNOWN if nobody can say now."""
     try:
         stat = await site.session.exists(site.paths.node(name))
     except ZooKeeperError:
-        return None
-    return None if stat is None else stat.czxid
+        return UNKNOWN
+    return ABSENT if stat is None else stat.czxid
 
 
-async def joined(site: Site, name: str, after: int | None) -> None:
+async def joined(site: Site, name: str, after: int) -> None:
     """Wait for an entry other than the one before. Waits as long as servers are away, too: hence the long bound."""
     deadline = time.monotonic() + JOIN_S
-    while (now := await incarnation(site, name)) is None or now == after:
+    while await incarnation(site, name) in (ABSENT, UNKNOWN, after):
         if time.monotonic() > deadline or site.daemons[name].process.poll() is not None:
             return  # the conductor notices a daemon that ended, and the judge a run that does not converge
         await asyncio.sleep(0.05)
@@ -70,9 +73,10 @@ async def freeze(site: Site, name: str, for_s: float, *, until_lost: bool) -> St
         await asyncio.sleep(for_s)
         if until_lost:
             deadline = time.monotonic() + 5 * site.timeout_s
-            while await incarnation(site, name) is not None and time.monotonic() < deadline:
+            while (now := await incarnation(site, name)) != ABSENT and time.monotonic() < deadline:
                 await asyncio.sleep(0.05)
-            proof["session"] = "over" if await incarnation(site, name) is None else "not over"
+            until_lost = now == ABSENT
+            proof["session"] = "over" if until_lost else "not over"
         proof["for_s"] = round(time.monotonic() - frozen_at, 1)
     finally:
         daemon.resume()
