@@ -22,6 +22,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.breadth import breadth
 from benchmarks.cluster import (
     PATHS,
     Node,
@@ -166,13 +167,11 @@ def rates(samples: list[Sample]) -> Figures:
 def costs(before: Figures, after: Figures, n: int) -> Figures:
     """What the server did for each task, by its own counters."""
 
-    def more(*names: str) -> float:
-        return sum(after.get(name, 0.0) - before.get(name, 0.0) for name in names) / n
+    def more(name: str) -> float:
+        return (after.get(name, 0.0) - before.get(name, 0.0)) / n
 
-    kinds = ("node_created_watch_count", "node_deleted_watch_count", "node_changed_watch_count")
     return {
-        "znodes written a task": more(*(f"cnt_{kind}" for kind in kinds)),
-        "events sent a task": more(*(f"sum_{kind}" for kind in kinds)),
+        "events sent a task": more("packets_sent") - more("packets_received"),  # each request has one reply
         "transactions a task": more("cnt_updatelatency"),
         "read packets a task": more("cnt_readlatency"),
         "packets received a task": more("packets_received"),
@@ -234,6 +233,19 @@ def rows(figures: Figures) -> str:
     return "\n".join(f"| {what} | {value:,.{2 if value < 100 else 0}f} |" for what, value in figures.items())
 
 
+def across(wide: dict[int, dict[str, Figures]]) -> str:
+    """A column for each number of nodes, and how much the last is of the first."""
+    counts = list(wide)
+    lines = [f"| | {' | '.join(f'{count:,} nodes' for count in counts)} | |", "|---" * (len(counts) + 2) + "|"]
+    for part, figures in wide[counts[0]].items():
+        for what, first in figures.items():
+            values = [wide[count][part][what] for count in counts]
+            times = f"{values[-1] / first:.2f}x" if first > 0 and what.endswith("a task") else ""
+            shown = " | ".join(f"{value:,.{2 if abs(value) < 100 else 0}f}" for value in values)
+            lines.append(f"| {part}: {what} | {shown} | {times} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="depth,takeover,nodes")
@@ -258,6 +270,15 @@ def main() -> None:
             found["takeover"] = figures
             text.append(f"| the leader killed at this depth | |\n|---|---|\n{rows(figures)}")
             print(text[-1], flush=True)
+        if "nodes" in only:
+            counts = [int(count) for count in options.nodes.split(",")]
+            wide: dict[int, dict[str, Figures]] = {}
+            for count in counts:
+                Path(home, f"nodes-{count}").mkdir()
+                wide[count] = uvloop.run(breadth(Path(home, f"nodes-{count}"), count))
+                print(count, wide[count], flush=True)
+            found["nodes"] = {str(count): figures for count, figures in wide.items()}
+            text.append(across(wide))
     save("scale", found, "\n\n".join(text))
 
 
