@@ -198,6 +198,7 @@ class Daemon:
             self._log,
             lambda: self.settings.tasks.result_ttl_s,
             lambda: self.settings.tasks.dead_ttl_s,
+            lambda: Room(self.settings.tasks.results_max, self.settings.tasks.results_bytes_max),
         )
         self.scheduler = Scheduler(session, paths, clock, self._log)
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)

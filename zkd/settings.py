@@ -164,6 +164,9 @@ class Tasks(Struct, frozen=True, kw_only=True):
     # A ZooKeeper server with its stock heap of 1 GB had 0.8 kB a waiting task beside the bytes of the task itself.
     queue_max: Annotated[int, Meta(ge=1), LIVE] = 250_000
     queue_bytes_max: Annotated[int, Meta(ge=1), _check(_size), LIVE] = 256 * 2**20
+    # Results beyond these go before their time, the next to end first, none in its first minute.
+    results_max: Annotated[int, Meta(ge=1), LIVE] = 250_000
+    results_bytes_max: Annotated[int, Meta(ge=1), _check(_size), LIVE] = 256 * 2**20
 
 
 class Log(Struct, frozen=True, kw_only=True):

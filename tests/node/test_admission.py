@@ -9,6 +9,7 @@ import pytest
 from tests.node.conftest import Site
 from zkd.core import admission
 from zkd.daemon import Daemon
+from zkd.node import reaper
 from zkd.zk import Create
 
 
@@ -81,3 +82,24 @@ async def test_one_that_cannot_be_refused_with_the_others_is_answered_by_itself(
         assert {result.status for result in results} <= {"rejected", "cancelled"}
         assert not set(names) & set(await site.user.session.children(paths.tasks))
     assert await site.user.is_there(paths.task(kept[0]))
+
+
+@pytest.mark.parametrize("limit", [{"tasks__results_max": 5}, {"tasks__results_bytes_max": 5 * 1_200}])
+async def test_results_that_are_too_many_go_before_their_time_the_next_to_end_first(
+    site: Site, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
+) -> None:
+    monkeypatch.setattr(reaper, "ROUND_S", 0.1)
+    monkeypatch.setattr(reaper, "JUST_MET_S", 0.5)
+    monkeypatch.setattr(reaper, "SAMPLED", 1)
+    monkeypatch.setattr(reaper, "SAMPLED_FROM", 1)
+    await leading(site, **limit)
+    paths = site.user.paths
+    task = {"kernel": "words", "args": [110]}  # about 1,000 bytes with what is around it
+    ids = [await site.user.drop({**task, "ttl_s": 1000.0 + number}) for number in range(20)]
+    met = asyncio.get_running_loop().time()
+    assert {result.status for result in await site.user.results(ids)} == {"done"}
+    for task_id in ids[:12]:
+        await site.user.gone(paths.result(task_id))
+    assert asyncio.get_running_loop().time() - met >= 0.5
+    left = await site.user.session.children(paths.results)
+    assert set(ids[-4:]) <= set(left)
