@@ -90,8 +90,8 @@ async def test_results_that_are_too_many_go_before_their_time_the_next_to_end_fi
 ) -> None:
     monkeypatch.setattr(reaper, "ROUND_S", 0.1)
     monkeypatch.setattr(reaper, "JUST_MET_S", 0.5)
-    monkeypatch.setattr(reaper, "SAMPLED", 1)
-    monkeypatch.setattr(reaper, "SAMPLED_FROM", 1)
+    monkeypatch.setattr(reaper, "SAMPLED", 10)
+    monkeypatch.setattr(reaper, "SAMPLED_FROM", 10)
     await leading(site, **limit)
     paths = site.user.paths
     task = {"kernel": "words", "args": [110]}  # about 1,000 bytes with what is around it
