@@ -43,7 +43,7 @@ from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.node.scheduler import Scheduler
 from zkd.paths import Paths, is_name
-from zkd.records import BlobRef, Node, NodeState, NodeStatus, OperatorState
+from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
 from zkd.store import BlobStore, Home
 from zkd.workers import Limits, Pool
@@ -445,7 +445,7 @@ class Daemon:
         host, port = address(self.settings.node.http)
         try:
             port = await self._stack.enter_async_context(
-                serve(host, port, self._store, self._token, self._not_ready, self._samples)
+                serve(host, port, self._store, self._token, self._not_ready, self._samples, self._why)
             )
         except OSError as error:
             raise BadSettings(f"node.http: cannot listen on {self.settings.node.http}: {error.strerror}") from None
@@ -455,6 +455,17 @@ class Daemon:
 
     def _token(self) -> str | None:
         return self.membership.token if self.phase is not Phase.STARTING else None
+
+    async def _why(self, task_id: str) -> tuple[str, str | None]:
+        """What the leader knows of a task's waiting; or who leads, if this node does not."""
+        mind = self.dispatcher.mind
+        if self.election.reign is not None:
+            why = getattr(mind, "why", lambda *_: "")  # None while it loads
+            return why(task_id, asyncio.get_running_loop().time()), None
+        try:
+            return "", codec.decode((await self.session.get(self._paths.leader)).data, Leader).node
+        except (ZooKeeperError, BadRecord):
+            return "", "nobody"
 
     def _not_ready(self) -> str | None:
         if self.phase is not Phase.SERVING:

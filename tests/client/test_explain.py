@@ -14,6 +14,7 @@ from zkd.records import (
     Dead,
     Fault,
     Leader,
+    Limit,
     Node,
     NodeStatus,
     Result,
@@ -37,6 +38,8 @@ def assignment(*ids: str) -> Assignment:
 FULL = {"a": assignment("x", "y"), "b": assignment("z")}
 RUNS = NodeStatus("a", "1", "active", 2, 1, 0, [Running("t-1", "k", 2, 3.0, 0.4, "half")], 0, 0, 0, 0.0, 1.0)
 
+OTHER = NodeStatus("a", "1", "active", 2, 1, 0, [Running("t-0", "k", 1, 3.0)], 0, 0, 0, 0.0, 1.0)
+
 
 @pytest.mark.parametrize(
     ("seen", "words"),
@@ -55,6 +58,16 @@ RUNS = NodeStatus("a", "1", "active", 2, 1, 0, [Running("t-1", "k", 2, 3.0, 0.4,
         (picture(states={"a": "draining", "b": "cordoned"}), "take no work: a is draining, b is cordoned"),
         (picture(assignments=FULL), "waits for a free slot: a has 0 of 2 free, b has 0 of 1 free. 3 tasks"),
         (picture(Task("k", slots=2), assignments={"a": assignment("x")}), "a has 1 of 2 free"),
+        (
+            picture(limit=Limit(at_once=0, by="ops@x", reason="the disk")),
+            "All work of k is held back by its limit (by ops@x",
+        ),
+        (
+            picture(limit=Limit(at_once=1), statuses={"a": OTHER}),
+            "It waits for the limit of k, 1 at once, and 1 run now.",
+        ),
+        (picture(limit=Limit(at_once=2), statuses={"a": OTHER}), "could run now"),
+        (picture(limit=Limit(per_s=2.5)), "the limit of k is 2.5 starts a second"),
         (picture(leader=None), "waits for a leader: nobody leads now, 2 nodes are here"),
         (picture(leader=None, nodes={}), "no node is here. Start one"),
         (picture(nodes={}), "No node is here"),

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zkd import codec
+from zkd.client import asking
 from zkd.client.again import retry
 from zkd.client.calls import Calls
 from zkd.client.desired import change, say, unsay, whoami
 from zkd.client.dropbox import OUTAGE_MAX_S, DropBox
-from zkd.client.explain import Picture, explain
 from zkd.client.handles import Handle
 from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
@@ -36,7 +36,6 @@ from zkd.errors import (
 )
 from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
 from zkd.records import (
-    Assignment,
     Dead,
     Leader,
     Limit,
@@ -188,39 +187,13 @@ class Client:
 
         Raises `TaskNotFound`.
         """
-        text = explain(await self._picture(task))
+        text = await asking.why(self, self._box, task)
         if not text:
             recurring = await self.scheduled(task)
             if recurring is not None:
                 return explain_schedule(recurring, await self.leader(), datetime.now(UTC))
             raise TaskNotFound(f"there is neither task nor result {task} below {self.paths.root}")
         return text
-
-    async def _picture(self, task: TaskId) -> Picture:
-        """All that may have to do with a task's waiting. The task is read before its result: see `_look`."""
-        read, malformed, age_s = None, "", 0.0
-        try:
-            znode = await self._box.read(self.paths.task(task))
-            age_s = max(0.0, time.time() - znode.stat.ctime / 1000)  # for people: nothing is decided by it
-            read = codec.decode_task(znode.data)
-        except NoNode:
-            pass
-        except BadRecord as error:
-            malformed = str(error)
-        return Picture(
-            task,
-            task=read,
-            malformed=malformed,
-            age_s=age_s,
-            result=await self._maybe(self.paths.result(task), Result),
-            dead=await self._maybe(self.paths.dead_task(task), Dead),
-            leader=await self.leader(),
-            nodes=await self.nodes(),
-            statuses=await self.statuses(),
-            states={node: state.state for node, state in (await self.node_states()).items()},
-            assignments=await self.records(self.paths.assignments, Assignment),
-            waiting=len(await self.tasks()),
-        )
 
     # --- what is there ------------------------------------------------------------------------------
 

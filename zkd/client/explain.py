@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zkd.paths import NodeId, TaskId
-    from zkd.records import Assignment, Dead, Leader, Node, NodeState, NodeStatus, Result, Task
+    from zkd.records import Assignment, Dead, Leader, Limit, Node, NodeState, NodeStatus, Result, Task
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,13 @@ class Picture:
     statuses: dict[NodeId, NodeStatus] = field(default_factory=dict)
     states: dict[NodeId, NodeState] = field(default_factory=dict)  # set by operators
     assignments: dict[NodeId, Assignment] = field(default_factory=dict)
+    limit: Limit | None = None  # of its kernel
     waiting: int = 0  # tasks in the drop box
+
+
+def is_waiting(picture: Picture) -> bool:
+    """Whether a leader may know more of it than the tree shows."""
+    return picture.result is None and picture.task is not None and not _running(picture)
 
 
 def explain(picture: Picture) -> str:
@@ -113,6 +119,9 @@ def _waiting(picture: Picture) -> str:
             f"{name} has {max(0, slots)} of {picture.nodes[name].slots} free" for name, slots in free.items()
         )
         return f"It waits for {_slots(task.slots)}: {busy}. {picture.waiting} tasks are in the drop box.{history}"
+    held_back = _limited(picture, task)
+    if held_back:
+        return f"{held_back}{history}"
     if task.attempts:
         return f"It is between two attempts; the next one comes after a pause that grows with each.{history}"
     return (
@@ -144,6 +153,22 @@ def _sieves(picture: Picture, task: Task) -> Iterator[tuple[list[Node], str]]:
     closed = ", ".join(f"{node.node} is {_state(picture, node)}" for node in nodes)
     nodes = [node for node in nodes if _state(picture, node) == "active"]
     yield nodes, f"The nodes that it may run on take no work: {closed}. See zkd node uncordon."
+
+
+def _limited(picture: Picture, task: Task) -> str:
+    """What the limit of its kernel says, if it may be that."""
+    limit = picture.limit
+    if limit is None:
+        return ""
+    who = f" (by {limit.by}{': ' if limit.reason else ''}{limit.reason})" if limit.by else ""
+    if limit.at_once == 0:
+        return f"All work of {task.kernel} is held back by its limit{who}; see zkd get limits."
+    running = sum(run.kernel == task.kernel for status in picture.statuses.values() for run in status.running)
+    if limit.at_once is not None and running >= limit.at_once:
+        return f"It waits for the limit of {task.kernel}, {limit.at_once} at once, and {running} run now{who}."
+    if limit.per_s is not None:
+        return f"It waits for its turn: the limit of {task.kernel} is {limit.per_s:g} starts a second{who}."
+    return ""
 
 
 def _state(picture: Picture, node: Node) -> str:

@@ -2,6 +2,8 @@
 
     GET /v1/blobs/<sha256>    the bytes, with ranges; knowing the digest is the permission to read them
     PUT /v1/blobs/<sha256>    keep these bytes as an argument of a task to come; asks for the cluster's token
+    GET /v1/why/<task>        what keeps a task waiting, in words, as the leader knows it; asks for the token, too.
+                              409 and who leads, at another node; 404 of what the leader has nothing to say about
     GET /healthz              200 while the event loop turns
     GET /readyz               200 while this node can take work, else 503 and why
     GET /metrics              Prometheus text
@@ -13,7 +15,7 @@ send data.
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -34,8 +36,16 @@ async def serve(
     token: Callable[[], str | None],
     not_ready: Callable[[], str | None],
     samples: Callable[[], Iterable[Sample]],
+    why: Callable[[str], Awaitable[tuple[str, str | None]]],
 ) -> AsyncIterator[int]:
-    """Serve while the block runs; gives the port. `not_ready` says why this node cannot take work, or None."""
+    """Serve while the block runs; gives the port. `not_ready` says why this node cannot take work, or None;
+    `why` what is known of a task, or who leads if this node does not."""
+
+    def expect_token(request: web.Request) -> None:
+        expected, given = token(), request.headers.get("Authorization", "")
+        given_bytes = given.encode(errors="surrogateescape")  # as it came
+        if expected is None or not hmac.compare_digest(given_bytes, f"Bearer {expected}".encode()):
+            raise web.HTTPUnauthorized(text="expected `Authorization: Bearer` with the token in control/token\n")
 
     async def blob(request: web.Request) -> web.StreamResponse:
         path = store.find(request.match_info["sha"])
@@ -44,10 +54,7 @@ async def serve(
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
     async def keep(request: web.Request) -> web.Response:
-        expected, given = token(), request.headers.get("Authorization", "")
-        given_bytes = given.encode(errors="surrogateescape")  # as it came
-        if expected is None or not hmac.compare_digest(given_bytes, f"Bearer {expected}".encode()):
-            raise web.HTTPUnauthorized(text="expected `Authorization: Bearer` with the token in control/token\n")
+        expect_token(request)
         sha, size = request.match_info["sha"], request.content_length
         if not is_digest(sha) or size is None or request.query.get("format") not in ("npy", "json"):
             raise web.HTTPBadRequest(text="expected a sha256 in the path, a Content-Length, and ?format=npy or json\n")
@@ -61,6 +68,15 @@ async def serve(
         except OSError as error:
             raise web.HTTPInsufficientStorage(text=f"the node cannot write it: {error.strerror}\n") from None
         return web.Response(status=201)
+
+    async def explain(request: web.Request) -> web.Response:
+        expect_token(request)
+        words, leader = await why(request.match_info["task"])
+        if leader is not None:
+            raise web.HTTPConflict(text=f"this node does not lead, {leader} does\n")
+        if not words:
+            raise web.HTTPNotFound(text="the leader has nothing to say about this id\n")
+        return web.Response(text=f"{words}\n")
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -77,6 +93,7 @@ async def serve(
         [
             web.get("/v1/blobs/{sha}", blob),
             web.put("/v1/blobs/{sha}", keep),
+            web.get("/v1/why/{task}", explain),
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),
