@@ -1,0 +1,190 @@
+"""What a seed chooses, and one run of it: build, disturb, heal, converge, stop, check."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from tests.simulation import bugs, checks, doubles
+from tests.simulation.clients import Errand, Operator, Plain, Program, Submitter
+from tests.simulation.nemesis import Nemesis
+from tests.simulation.nodes import Node
+from tests.simulation.world import World
+
+STEP_S = 0.1  # how often invariants are looked at
+CONVERGE_S = 150.0  # virtual, after everything was healed
+STOP_S = 40.0  # virtual, for all daemons to stop in order
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    seed: int
+    problems: list[str]
+    sometimes: dict[str, int]
+    virtual_s: float
+    cpu_s: float
+    tasks: int
+    runs: int
+    transactions: int
+    digest: str = ""
+    story: list[str] = field(default_factory=list)
+
+
+class Cluster:
+    """The actors of one world."""
+
+    def __init__(self, world: World, rng: Random) -> None:
+        self.world = world
+        self.rng = rng
+        timeout_s = rng.choice((1.0, 1.5, 2.0, 4.0))
+        self.timeout_s = timeout_s
+        self.trouble_s = rng.uniform(3.0, 9.0)
+        self.calm = rng.random() < 0.05
+        self.nodes = [
+            Node(
+                world,
+                f"n{number}",
+                slots=rng.choice((1, 1, 2, 3)),
+                labels={"half": str(number % 2)},
+                timeout_s=timeout_s,
+                drain_timeout_s=rng.choice((0.3, 2.0, 20.0)),
+            )
+            for number in range(1, rng.randint(2, 4) + 1)
+        ]
+        self.submitters: list[Submitter] = []
+        left = rng.randint(8, 24)
+        for number in range(1, rng.randint(1, 3) + 1):
+            kind = rng.choice((Program, Plain))
+            machine = world.machine(f"c{number}")
+            errands = [self._errand(f"x{number}-{n}", kind) for n in range(left // 3 + 1)]
+            self.submitters.append(kind(world, machine, errands, timeout_s, 10.0))
+        self.operator = Operator(world, world.machine("op"), [], timeout_s, 10.0)
+        wishes: list[tuple[float, str, Any]] = []
+        for node in self.nodes:
+            if rng.random() < 0.3:
+                at = rng.uniform(0.5, self.trouble_s)
+                wishes.append((at, node.name, rng.choice(("draining", "cordoned", "draining"))))
+                wishes.append((at + rng.uniform(0.1, 2.0), node.name, "active"))
+        self.operator.wishes = sorted(wishes)
+        self.nemesis = Nemesis(world, self, world.stream("nemesis"))
+
+    def _errand(self, name: str, kind: type[Submitter]) -> Errand:
+        rng = self.rng
+        plan = [
+            [rng.choice(("done", "done", "done", "error", "crash")), self._run_s()] for _ in range(rng.randint(1, 3))
+        ]
+        if rng.random() < 0.06:
+            plan[0] = ["hang", 0]
+        if rng.random() < 0.8:
+            plan[-1][0] = "done"
+        fields: dict[str, Any] = {"kernel": rng.choice(("sim.work", "sim.work", "sim.other")), "args": [plan]}
+        if rng.random() < 0.6:
+            fields["retries"] = rng.randint(1, 3)
+        if plan[0][0] == "hang" or rng.random() < 0.15:
+            fields["timeout_s"] = rng.choice((0.2, 1.0))
+        if rng.random() < 0.15:
+            fields["delay_s"] = rng.uniform(0.1, 2.0)
+        if rng.random() < 0.15:
+            fields["not_after_s"] = rng.choice((0.5, 2.0, 6.0))
+        if rng.random() < 0.2:
+            fields["priority"] = rng.randint(-5, 5)
+        if rng.random() < 0.2:
+            fields["labels"] = {"half": rng.choice(("0", "1"))}
+        if rng.random() < 0.08 and any(node.slots > 1 for node in self.nodes):
+            fields["slots"] = 2
+            fields.pop("labels", None)
+        errand = Errand(rng.uniform(0.3, self.trouble_s), fields, name)
+        errand.mode = rng.choice(("persistent",) * 6 + ("ephemeral",))
+        if kind is Plain:
+            errand.mode = rng.choice((errand.mode, errand.mode, "sequential", "ttl"))
+        if rng.random() < 0.2:
+            errand.cancel_after = rng.choice((0.0, rng.uniform(0, 0.02), rng.uniform(0, 2)))
+            if kind is Plain and errand.mode == "persistent" and rng.random() < 0.5:
+                errand.again_after = rng.choice((0.0, 0.01, rng.uniform(0, 1)))
+        return errand
+
+    def _run_s(self) -> float:
+        rng = self.rng
+        return rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.5), rng.uniform(0, 3)))
+
+    def is_quiet(self) -> bool:
+        """Everybody has what he wanted, and nothing is left of it."""
+        return not checks.unsettled(self)
+
+
+def run(seed: int, *, bug: str | None = None, story: bool = False, digest: bool = False) -> Outcome:
+    """One seed, from nothing to the verdict."""
+    began = time.process_time()
+    rng = Random(seed * 7919 + 17)
+    is_collecting = gc.isenabled()
+    # What dies must die at the same moment in every run of a seed, and be looked for only among this world's own.
+    gc.disable()
+    gc.freeze()
+    world = World(seed, servers=rng.choice((1, 3, 3)), tick_s=0.1, bugs=bugs.BUGS[bug]() if bug else [])
+    try:
+        with doubles.inside(world):
+            cluster = Cluster(world, rng)
+            _play(world, cluster)
+            virtual_s = world.loop.now
+            tasks, runs, transactions = len(world.witness.lives), len(world.ledger.runs), len(world.ensemble.log)
+            if not world.problems:
+                checks.afterwards(cluster)
+            lines = world.lines() if story else []
+            mark = world.digest() if digest else ""
+            del cluster
+            world.dispose()
+    finally:
+        gc.unfreeze()
+        if is_collecting:
+            gc.enable()
+    return Outcome(
+        seed,
+        list(world.problems),
+        dict(world.sometimes),
+        virtual_s,
+        time.process_time() - began,
+        tasks,
+        runs,
+        transactions,
+        mark,
+        lines,
+    )
+
+
+def _play(world: World, cluster: Cluster) -> None:
+    loop = world.loop
+    for number, node in enumerate(cluster.nodes):
+        loop.after(0.0 if number == 0 else cluster.rng.uniform(0, 1.0), node.boot)
+    for submitter in cluster.submitters:
+        submitter.start()
+    cluster.operator.start()
+
+    def look() -> None:
+        checks.now(cluster)
+        loop.after(STEP_S, look)
+
+    loop.after(STEP_S, look)
+    if not cluster.calm:
+        cluster.nemesis.start(cluster.trouble_s)
+    world.run(cluster.trouble_s)
+    if world.problems:
+        return
+    cluster.nemesis.heal()
+    if not world.run(loop.now + CONVERGE_S, cluster.is_quiet):
+        if not world.problems:
+            world.broken(f"not settled {CONVERGE_S:g} s after everything was healed: {checks.unsettled(cluster)}")
+        return
+    checks.settled(cluster)
+    for node in cluster.nodes:
+        node.is_wanted = False
+        node.stop()
+    world.run(loop.now + STOP_S, lambda: all(node.daemon is None for node in cluster.nodes))
+    # A connection that was dead unnoticed carried no farewell: then the session ends by its timeout.
+    world.run(loop.now + 2 * cluster.timeout_s + 1.0, lambda: not checks.left_behind(cluster))
+    if not world.problems:
+        checks.stopped(cluster)
