@@ -40,6 +40,8 @@ LAYERS = [
     {"workers", "store", "zk", "net"},
     # The transactions that change a task's outcome, shared by its holder and the leader.
     {"endings"},
+    # What a holder knows and decides by itself.
+    {"holder"},
     # One file for each long-lived task of a daemon.
     {"node"},
     # Composes a node; what programs and people use.

@@ -35,7 +35,7 @@ from zkd.errors import (
 from zkd.paths import Paths, TaskId, parent
 from zkd.records import Attempt, Dead, Fault, Result, Task
 from zkd.zk import Check, Create, Delete, Session, SetData, State, ensure_path
-from zkd.zk.batch import Batch
+from zkd.zk.batch import Batch, Done
 
 TRIES = 8  # each for another reason; more than that is a fault to report, not to fight
 # How long to wait before the next try where ZooKeeper forbids it: a quota is used up, an ACL is wrong. What has
@@ -66,6 +66,12 @@ class Endings:
         self._paths = paths
         self._writes = writes
         self._log = log
+
+    def send(self, task_id: TaskId, version: int, result: Result, *, within: int) -> asyncio.Future[Done]:
+        """A first try of `end`, without a coroutine: it is written if this comes true. Else call `end`."""
+        paths = self._paths
+        ops = (Delete(paths.task(task_id), version), Create(paths.result(task_id), codec.encode(result)))
+        return self._writes.send(ops, within)
 
     async def end(
         self,

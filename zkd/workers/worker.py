@@ -243,10 +243,15 @@ class Worker:
                 self._begin()
             elif not is_bad:
                 self.state = State.IDLE
-            for run, outcome, has_output in ended:
-                self._answered(self, run, outcome, has_output)
-            if not is_bad:
-                self._freed(self)
+            try:
+                while ended:
+                    self._answered(self, *ended.pop(0))
+            finally:
+                # A callback that raised is reported by the loop; the others must not suffer for it.
+                for run, outcome, has_output in ended:
+                    self._loop.call_soon(self._answered, self, run, outcome, has_output)
+                if not is_bad:
+                    self._freed(self)
         return not is_bad and bool(found)
 
     def _take(self, kind: int, header: bytes, body: bytes, ended: list[tuple[Run, Outcome, bool]]) -> None:

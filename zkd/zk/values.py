@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -111,8 +113,7 @@ WORLD_READ = (Acl(Perms.READ, "world", "anyone"),)
 CREATOR_ALL = (Acl(Perms.ALL, "auth", ""),)
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Struct, frozen=True):
     """Make a znode. `container` ones are removed by the server some time after their last child;
     `ttl_ms` ones when unchanged for so long and without children (the server must allow them)."""
 
@@ -125,21 +126,18 @@ class Create:
     acl: Sequence[Acl] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SetData:
+class SetData(Struct, frozen=True):
     path: str
     data: bytes
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     path: str
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     path: str
     version: int
 
