@@ -122,13 +122,19 @@ class Membership:
         self.joined.clear()
 
     async def _prepare(self) -> None:
-        for path in self._paths.skeleton():
-            await ensure_path(self._session, path)
+        # Looked at first: a create that finds its znode there is a synced transaction all the same, and when a
+        # thousand nodes restart these were two thirds of what the ensemble had to write.
+        paths = self._paths.skeleton()
+        for path, stat in zip(paths, await asyncio.gather(*map(self._session.exists, paths)), strict=True):
+            if stat is None:
+                await ensure_path(self._session, path)
         await self._keep(self._paths.protocol, str(PROTOCOL_VERSION).encode())
         await self._keep(self._paths.token, secrets.token_hex(32).encode())
         self.token = (await self._session.get(self._paths.token)).data.decode()
 
     async def _keep(self, path: str, data: bytes) -> None:
+        if await self._session.exists(path) is not None:
+            return
         try:
             await self._session.create(path, data)
         except NodeExists:
