@@ -17,6 +17,7 @@ from zkd.core.clock import ServerClock
 from zkd.core.lifecycle import State
 from zkd.daemon import Daemon
 from zkd.errors import Unavailable
+from zkd.node import dispatcher
 from zkd.node.election import Election, Reign
 from zkd.records import Result
 from zkd.zk import Create, Delete, Session, values
@@ -266,3 +267,25 @@ async def test_an_election_ends_when_it_is_cancelled_in_the_moment_that_wakes_it
     running.cancel()
     await asyncio.wait({running}, timeout=1.0)
     assert running.cancelled()
+
+
+async def test_what_comes_does_not_wait_until_a_new_leader_has_read_all_there_was(
+    cut_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(dispatcher, "READ_AT_ONCE_FIRST", 2)
+    site = cut_site
+    async with Daemon(site.settings("first")):
+        await site.user.do("nap", 0)
+    body = b'{"kernel":"nap","labels":{"no":"where"}}'
+    for start in range(0, 6_000, 500):
+        names = [f"waiting-{number}" for number in range(start, start + 500)]
+        await site.user.session.multi([Create(site.user.paths.task(name), body) for name in names])
+    node = await site.node()
+    while node.dispatcher.mind is None:
+        await asyncio.sleep(0.001)
+    assert (await site.user.do("nap", 0)).status == "done"
+    assert node.dispatcher.sizes()["to_read"] > 0
+    while node.dispatcher.sizes()["to_read"]:
+        await asyncio.sleep(0.01)
+    assert node.dispatcher.sizes()["tasks"] == 6_000

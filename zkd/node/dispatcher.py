@@ -94,6 +94,7 @@ class Dispatcher:
         self._events: list[Event] = []
         self._wake = asyncio.Event()
         self._to_read: OrderedDict[TaskId, None] = OrderedDict()
+        self._backlog: OrderedDict[TaskId, None] = OrderedDict()  # to read too: what was there when we began
         self._reads = asyncio.Event()
         self._reading: dict[TaskId, bool] = {}  # on its way -> was it deleted meanwhile
         self._read_at_once = READ_AT_ONCE_FIRST
@@ -104,7 +105,11 @@ class Dispatcher:
 
     def sizes(self) -> dict[str, int]:
         """How much the leader remembers, in mind and hands."""
-        hands = {"to_read": len(self._to_read), "reading": len(self._reading), "fresh": len(self._fresh)}
+        hands = {
+            "to_read": len(self._to_read) + len(self._backlog),
+            "reading": len(self._reading),
+            "fresh": len(self._fresh),
+        }
         return hands | (self.mind.sizes() if self.mind is not None else {})
 
     async def lead(self, session_id: int, epoch: int, check: Check) -> None:
@@ -163,6 +168,7 @@ class Dispatcher:
         connection = self._session.epoch
         self._events.clear()
         self._to_read.clear()
+        self._backlog.clear()
         self._reading.clear()
         self._fresh.clear()
         mind = Dispatch(self._node, loss_s=self._session.timeout_s)  # that of the others is most likely the same
@@ -213,7 +219,7 @@ class Dispatcher:
             mind.assignment_found(node, assignment.incarnation, assignment.tasks, now)
         for task_id in waiting:
             if task_id not in mind.tasks:
-                self._to_read[task_id] = None
+                self._backlog[task_id] = None
         self._reads.set()
         self._log.info("dispatch.loaded", tasks=len(waiting), nodes=len(mind.members), held=len(held))
 
@@ -246,6 +252,7 @@ class Dispatcher:
                 elif event.type is EventType.DELETED:
                     self._has_progress = True
                     self._to_read.pop(task_id, None)
+                    self._backlog.pop(task_id, None)
                     self._fresh.pop(task_id, None)
                     if task_id in self._reading:
                         self._reading[task_id] = True  # whatever the read brings is older than this
@@ -254,6 +261,7 @@ class Dispatcher:
                 elif event.type is not EventType.CHILDREN:
                     if event.type is EventType.CHANGED:
                         mind.task_moved(task_id)
+                    self._backlog.pop(task_id, None)
                     self._to_read[task_id] = None
             elif event.type is EventType.DELETED:
                 if path.startswith(f"{self._paths.nodes}/"):
@@ -320,9 +328,13 @@ class Dispatcher:
             await self._reads.wait()
             await room.acquire()
             some: list[TaskId] = []
+            # Half of each packet for either: what comes must not wait until a new leader has read all there was.
+            for source, most in ((self._to_read, -(-self._read_at_once // 2)), (self._backlog, self._read_at_once)):
+                while source and len(some) < most:
+                    some.append(source.popitem(last=False)[0])
             while self._to_read and len(some) < self._read_at_once:
                 some.append(self._to_read.popitem(last=False)[0])
-            if not self._to_read:
+            if not self._to_read and not self._backlog:
                 self._reads.clear()
             if some:
                 group.create_task(read(some))
@@ -622,7 +634,7 @@ class Dispatcher:
         gone = mind.tasks.keys() - there
         for task_id in gone:
             mind.task_gone(task_id, now)
-        for task_id in there - mind.tasks.keys():
+        for task_id in there - mind.tasks.keys() - self._backlog.keys():
             self._to_read[task_id] = None
         if self._to_read:
             self._reads.set()
