@@ -51,6 +51,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     kwargs: Raw = EMPTY_OBJECT  # a JSON object: the named arguments
     items: Raw | UnsetType = UNSET  # a JSON array: one call an item, the item is the first argument
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0  # higher goes first
+    submitter: Text | None = None  # whose turn it is among tasks of one priority
     timeout_s: PositiveSeconds | None = None  # of one attempt
     retries: Annotated[int, Meta(ge=0, le=100)] = 0  # further attempts after an error, crash or timeout
     delay_s: Seconds = 0.0  # not before this many seconds after its creation

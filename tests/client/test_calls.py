@@ -59,6 +59,14 @@ async def test_a_bad_option_is_refused_where_it_is_written(client: Client, optio
         client.options(**options)
 
 
+async def test_a_client_says_once_whose_tasks_they_are(embedded: EmbeddedServer, cluster: StandIn) -> None:
+    cluster.hold.add("square")
+    async with zkd.Client(embedded.connect_string, submitter="team-a") as client:
+        own = await client.submit("square", 2)
+        lent = await client.options(submitter="team-b").submit("square", 2)
+        assert [(await client.task(handle.id)).submitter for handle in (own, lent)] == ["team-a", "team-b"]
+
+
 async def test_run_leaves_no_trace(client: Client) -> None:
     for number in range(3):
         await client.run("square", number)

@@ -8,9 +8,10 @@ import pytest
 
 from tests.core.scene import cluster, decided, drop, ends, line, lists, mourned, node, taken_back
 from zkd.core import dispatch
+from zkd.core.catalogue import UNKNOWN_KERNEL_GRACE_S
 from zkd.core.commands import Assign, End, Mourn, TakeBack
 from zkd.core.credits import AHEAD_MAX
-from zkd.core.dispatch import BACKOFF_MAX_S, ORPHAN_GRACE_S, TRIM_S, UNKNOWN_KERNEL_GRACE_S, Dispatch, backoff_s
+from zkd.core.dispatch import BACKOFF_MAX_S, ORPHAN_GRACE_S, TRIM_S, Dispatch, backoff_s
 from zkd.errors import BadRecord
 from zkd.records import NODE_LOSSES_MAX, Attempt, Cause, Fault, Node, NodeState
 

@@ -44,6 +44,8 @@ tasks = st.builds(
     Task,
     kernel=st.sampled_from(["k", "k", "k", "rare", "absent"]),
     priority=st.integers(-1, 1),
+    submitter=st.sampled_from([None, None, "x", "y"]),
+    memory=st.sampled_from([None, None, None, 40, 70]),
     retries=st.integers(0, 2),
     delay_s=st.sampled_from([0.0, 0.0, 0.0, 0.5]),
     not_after_s=st.sampled_from([None, None, None, 1.0]),
@@ -173,7 +175,7 @@ class Cluster(RuleBasedStateMachine):
 
     @invariant()
     def no_node_idles_beside_work_that_fits(self) -> None:
-        kept = {gap.node for gap in self.mind.queues.passed_over.values()}
+        kept = self.mind.queues.kept
         for name, member in self.mind.members.items():
             if member.takes_work and not member.held and name not in kept:
                 waiting = [e.id for e in self.mind.tasks.values() if e.phase is Phase.READY]

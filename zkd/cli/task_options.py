@@ -40,6 +40,11 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
         {"type": int, "metavar": "N", "help": "Further attempts after an error, a crash or a timeout."},
     ),
     "priority": (("--priority",), "priority", {"type": int, "metavar": "N", "help": "Higher goes first."}),
+    "submitter": (
+        ("--submitter",),
+        "submitter",
+        {"metavar": "NAME", "help": "Whose task it is: submitters take turns."},
+    ),
     "delay": (("--delay",), "delay_s", {"type": float, "metavar": "S", "help": "Not before so many seconds."}),
     "not_after": (
         ("--not-after",),

@@ -55,6 +55,7 @@ class TaskOptions(TypedDict, total=False):
     """What can be asked for a task besides its kernel and arguments; `zkd.records.Task` says what each means."""
 
     priority: int
+    submitter: str | None
     timeout_s: float | None
     retries: int
     delay_s: float

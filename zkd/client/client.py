@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from zkd import codec
 from zkd.client import asking
 from zkd.client.again import retry
-from zkd.client.calls import Calls
+from zkd.client.calls import Calls, TaskOptions
 from zkd.client.desired import change, say, unsay, whoami
 from zkd.client.dropbox import OUTAGE_MAX_S, DropBox
 from zkd.client.handles import Handle
@@ -66,7 +66,8 @@ class Client:
 
     `hosts` is ``host:port,host:port``; by default $ZKD_HOSTS, else a ZooKeeper on this machine. Entering waits
     up to `connect_timeout_s` for a connection and raises `Unavailable` if there is none. Later failures of
-    servers and connections are bridged: a call goes on when the connection is back.
+    servers and connections are bridged: a call goes on when the connection is back. `submitter` names whose tasks
+    these are, for taking turns with others'.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Client:
         hosts: str | None = None,
         root: str = DEFAULT_ROOT,
         *,
+        submitter: str | None = None,
         session_timeout_s: float = 6.0,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         auth: Sequence[tuple[str, bytes]] = (),
@@ -83,6 +85,7 @@ class Client:
         self.paths = Paths(root)
         self.session_timeout_s = session_timeout_s  # as asked for; `session.timeout_s` is what the server gave
         self.session = Session(self.hosts, timeout_s=session_timeout_s, auth=auth, tls=tls)
+        self._submitter = submitter
         self._connect_timeout_s = connect_timeout_s
         self._stack = AsyncExitStack()
         self._slots = (0, 0.0)  # of the cluster, and when that was read
@@ -106,7 +109,8 @@ class Client:
             self._box = DropBox(self.session, self.paths, tasks)
             self._blobs = Blobs()
             uploads = Uploads(self._blobs, self.nodes, self._token)
-            self._calls = Calls(self._box, self._blobs, uploads, self.slots)
+            whose = TaskOptions() if self._submitter is None else TaskOptions(submitter=self._submitter)
+            self._calls = Calls(self._box, self._blobs, uploads, self.slots, whose)
             keeper = tasks.create_task(self._box.outstanding.keep(), name="zkd client keeper")
             stack.callback(keeper.cancel)
             stack.callback(self.session.subscribe(self._box.outstanding.on_state))

@@ -9,24 +9,28 @@ with commands. It can be rebuilt from the tree at any time, which is what a new 
 A task is known by its id, its life (`czxid`: an id may be dropped again) and its version, which is the
 fence: an assignment names the version, and only at that version can its holder end the task.
 
-What it remembers is in `picture`, which ready task goes where in `queues`, what it answers in `commands`.
+What it remembers is in `picture`, which ready task goes where in `queues`, what it answers in `commands`. Nothing
+here loops over all nodes, tasks or submitters for one event or one turn: a cluster may have many of each.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
+import msgspec
+
 from zkd.core.admission import REFUSAL_TTL_S, Admission, Room
+from zkd.core.catalogue import Catalogue, Strangers
 from zkd.core.commands import Assign, Command, End, Mourn, Refuse, TakeBack
-from zkd.core.picture import Entry, Member, Need, Phase
+from zkd.core.limits import Limits
+from zkd.core.picture import Entry, Member, Need, Phase, graded
 from zkd.core.queues import Queues
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
 from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Cause, Fault, Node, NodeState, Status, Task
 
-# A kernel that no node has may be on a node that is just joining; a person waits no longer than a second.
-UNKNOWN_KERNEL_GRACE_S = 0.5
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 # The holder of a deleted task kills its kernel (at most 2 s) and publishes `cancelled`. If the holder is lost
@@ -49,12 +53,14 @@ class Dispatch:
         self.tasks: dict[TaskId, Entry] = {}
         self.members: dict[NodeId, Member] = {}
         self.states: dict[NodeId, NodeState] = {}
-        self.queues = Queues(me, self.tasks, self.members)
+        self._catalogue = Catalogue()
+        self._strangers = Strangers()
+        self._limits = Limits()
+        self.queues = Queues(me, self.tasks, self.members, self._catalogue, self._limits)
+        self._is_unsorted = False  # the lanes of what waits are to be chosen anew
         self._timers: list[tuple[float, int, TaskId]] = []
         self._timers_max = TIMERS_KEPT
-        self._unknown: dict[Need, float] = {}  # needs for a kernel that no node has -> refused at
-        self._kernels: frozenset[str] = frozenset()
-        self._seen: set[str] = set()  # kernels that a node has had: it may only be restarting
+        self._trims: list[tuple[float, NodeId]] = []
         self._dirty: set[NodeId] = set()
         self._out: list[Command] = []
         self._mourned: dict[TaskId, Mourn] = {}  # asked for, and not known to be done
@@ -80,7 +86,7 @@ class Dispatch:
         if known is not None and (czxid, version) <= (known.czxid, known.version):
             return
         if known is not None:
-            self._release(known, now)
+            self._leave(known, now)
         if not is_name(task_id):
             task = BadRecord("id", f"expected {NAME_RULE}, got {task_id[:140]!r}")
         if isinstance(task, BadRecord):
@@ -90,10 +96,11 @@ class Dispatch:
             id=task_id,
             czxid=czxid,
             version=version,
-            need=Need(task.kernel, task.node, tuple(sorted(task.labels.items())), task.slots, task.memory),
+            need=Need(task.kernel, task.node, tuple(sorted(task.labels.items())), task.slots, graded(task.memory)),
             priority=task.priority,
             retries=task.retries,
             attempts=task.attempts,
+            submitter=task.submitter or "",
             ttl_s=task.ttl_s,
             traceparent=task.traceparent,
         )
@@ -101,7 +108,7 @@ class Dispatch:
         if not self._admit(entry, known, size):
             return
         if task.attempts:
-            self._seen.add(task.kernel)
+            self._catalogue.seen.add(task.kernel)
         if task.dataset is not None:
             self._end(entry, "rejected", Fault("dataset", "this cluster has no datasets", path="$.dataset"))
             return
@@ -116,7 +123,7 @@ class Dispatch:
             entry.due_at = due_at
             self._set_timer(due_at, entry)
         else:
-            self._make_ready(entry, now)
+            self._make_ready(entry)
 
     def task_moved(self, task_id: TaskId) -> None:
         """The task's znode was rewritten; what it says now is yet to be read."""
@@ -140,9 +147,9 @@ class Dispatch:
         if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED) or entry.has_moved:
             self._mourn(mourn)
         member = self.members.get(entry.node or "")
+        self._leave(entry, now)
         if entry.phase is Phase.ASSIGNED and member is not None:
             member.pace.finished(now)
-            self._release(entry, now)
             member.ended.append((now, mourn))
             while member.ended[0][0] < now - self._orphan_grace_s:
                 member.ended.popleft()
@@ -167,9 +174,24 @@ class Dispatch:
         if known is None:
             known = self.members[record.node] = Member(record, self.states.get(record.node, "active"))
             known.pace.at = now
-        known.record = record
-        known.kernels = frozenset(record.kernels)
-        self._count_kernels()
+            self._learn(known)
+        elif known.record != record:
+            is_other = msgspec.structs.replace(record, draining=known.record.draining) != known.record
+            known.record = record
+            if is_other:
+                self._catalogue.left(known.kernels)
+                self._learn(known)
+                self.queues.room.roomier.forget()  # who suits whom may be another now
+        self.queues.room.roomier.note(record.node)
+
+    def _learn(self, member: Member) -> None:
+        member.kernels = frozenset(member.record.kernels)
+        member.memory = graded(member.record.memory)
+        member.kind, is_new = self._catalogue.joined(member.kernels)
+        if is_new and (self.queues or self._strangers):
+            self._is_unsorted = True
+        elif is_new:
+            self.queues.clear()
 
     def node_lost(self, node: NodeId, now: float) -> None:
         """The node's session is over. What it held runs again elsewhere, if its budget allows."""
@@ -177,9 +199,9 @@ class Dispatch:
         self._dirty.discard(node)
         if member is None:
             return
-        self._count_kernels()
+        self._catalogue.left(member.kernels)
         for entry in list(member.held.values()):
-            entry.node = None
+            self._unhold(entry, member)
             # One that left in order stopped its kernels; that it had no time to hand a task back is no loss.
             self._lost_holder(entry, node, "drain" if member.record.draining else "node_loss")
         for at, mourn in member.ended:
@@ -194,6 +216,7 @@ class Dispatch:
             self.states[node] = state
         if node in self.members:
             self.members[node].state = state
+            self.queues.room.roomier.note(node)
 
     def assignment_found(self, node: NodeId, incarnation: str, tasks: Iterable[Assigned], now: float) -> None:
         """What a former leader gave to a node; told once, after tasks and nodes are known."""
@@ -204,14 +227,14 @@ class Dispatch:
             entry = self.tasks.get(assigned.id)
             if entry is None or (entry.czxid, entry.version) != (assigned.czxid, assigned.version):
                 if member is not None:  # cancelled or moved on while nobody led: the node has yet to hear of it
-                    member.trim_at = now + TRIM_S
+                    self._trim(member, now)
                 continue
             if entry.phase not in (Phase.READY, Phase.WAITING):
                 continue
             if member is None:
                 self._lost_holder(entry, node)
             else:
-                self._give(entry, member)
+                self._give(entry, member, now)
 
     def succeed(self, former: Dispatch, there: Collection[TaskId]) -> None:
         """Take over from the picture before the connection was lost: what is gone and has no result was cancelled.
@@ -229,7 +252,7 @@ class Dispatch:
                 attempt = entry.attempt if entry.phase is Phase.ASSIGNED else 0
                 self._mourn(Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent))
         self.ended.update(former.ended)
-        self._seen |= former._seen
+        self._catalogue.seen |= former._catalogue.seen
 
     def mourned(self, task_id: TaskId) -> None:
         """The task that was to be mourned has a result now."""
@@ -240,8 +263,10 @@ class Dispatch:
     def commands(self, now: float) -> list[Command]:
         """Everything that is due now. Calling it again at the same moment gives nothing."""
         self._fire_timers(now)
-        self._refuse_unknown_kernels(now)
-        self.queues.match(now, self._assign)
+        self._refuse_strangers(now)
+        if self._is_unsorted:
+            self._sort_anew()
+        self.queues.match(now, lambda entry, member: self._assign(entry, member, now))
         out = self._out
         self._out = []
         for node in sorted(self._dirty):
@@ -264,15 +289,19 @@ class Dispatch:
 
     def next_timer(self) -> float | None:
         """When to ask again even if nothing happens."""
-        due = [*self._unknown.values()]
-        due.extend(member.trim_at for member in self.members.values() if member.trim_at is not None)
-        if self._timers:
-            due.append(self._timers[0][0])
-        return min(due, default=None)
+        timers = (
+            self._timers[0][0] if self._timers else None,
+            self._trims[0][0] if self._trims else None,
+            self._strangers.timer(),
+            self.queues.timer(),
+        )
+        return min((at for at in timers if at is not None), default=None)
 
     def _fire_timers(self, now: float) -> None:
-        for name, member in self.members.items():
-            if member.trim_at is not None and member.trim_at <= now:
+        while self._trims and self._trims[0][0] <= now:
+            at, name = heapq.heappop(self._trims)
+            member = self.members.get(name)
+            if member is not None and member.trim_at == at:
                 self._dirty.add(name)
         while self._timers and self._timers[0][0] <= now:
             _, czxid, task_id = heapq.heappop(self._timers)
@@ -282,14 +311,14 @@ class Dispatch:
             if entry.expires_at is not None and entry.expires_at <= now:
                 self._end(entry, "expired", Fault("expired", "not_after_s passed before the task was started"))
             elif entry.phase is Phase.WAITING and entry.due_at <= now:
-                self._make_ready(entry, now)
+                self._make_ready(entry)
 
     # --- One task ---------------------------------------------------------------------------------------
 
-    def _make_ready(self, entry: Entry, now: float) -> None:
+    def _make_ready(self, entry: Entry) -> None:
         entry.phase = Phase.READY
         entry.node = None
-        self.queues.push(entry)
+        self._queue(entry)
 
     def _admit(self, entry: Entry, known: Entry | None, size: int) -> bool:
         """Count this task among what waits or runs; or refuse it, if nobody has begun it and it is too much."""
@@ -297,7 +326,7 @@ class Dispatch:
         if known is not None:
             self._forget_size(known)
         if is_arrival and not entry.attempts:
-            fault = self.admission.refusal("", size, was_there=entry.czxid <= self.inherited)
+            fault = self.admission.refusal(entry.submitter, size, was_there=entry.czxid <= self.inherited)
             if fault is not None:
                 entry.phase = Phase.ENDING
                 entry.ttl_s = REFUSAL_TTL_S
@@ -313,34 +342,66 @@ class Dispatch:
                     )
                 )
                 return False
-        self.admission.enter("", size)
+        self.admission.enter(entry.submitter, size)
         entry.size = size
         return True
 
     def _forget_size(self, entry: Entry) -> None:
         if entry.size is not None:
-            self.admission.leave("", entry.size)
+            self.admission.leave(entry.submitter, entry.size)
             entry.size = None
 
-    def _assign(self, entry: Entry, member: Member) -> None:
-        self._give(entry, member)
+    def _queue(self, entry: Entry) -> None:
+        kernel = entry.need.kernel
+        if kernel in self._catalogue.seen:
+            self.queues.push(entry)
+        else:
+            self._strangers.add(kernel, entry.id)
+
+    def _sort_anew(self) -> None:
+        self._is_unsorted = False
+        self._strangers.take_all()
+        self.queues.clear()
+        for entry in self.tasks.values():
+            if entry.phase is Phase.READY:
+                entry.lanes = ()
+                self._queue(entry)
+
+    def _assign(self, entry: Entry, member: Member, now: float) -> None:
+        self._limits.started(entry.need.kernel, now)
+        self._give(entry, member, now)
         self._dirty.add(member.record.node)
 
-    def _give(self, entry: Entry, member: Member) -> None:
+    def _give(self, entry: Entry, member: Member, now: float) -> None:
+        self._leave(entry, now)
         entry.phase = Phase.ASSIGNED
         entry.node = member.record.node
         entry.line = Assigned(entry.id, entry.czxid, entry.version, entry.attempt)
-        member.held[entry.id] = entry
-        member.slots_held += entry.need.slots
+        entry.given_at = now
+        member.hold(entry)
+        self.queues.submitters.gave(entry.submitter, entry.need.slots)
+        self._limits.gave(entry.need.kernel)
 
-    def _release(self, entry: Entry, now: float) -> None:
-        """Take the entry out of its holder's list."""
+    def _leave(self, entry: Entry, now: float) -> None:
+        """Take the entry out of the queue, or out of its holder's list."""
+        self._end_wait(entry)
         member = self.members.get(entry.node or "")
         if member is not None and member.held.get(entry.id) is entry:
-            del member.held[entry.id]
-            member.slots_held -= entry.need.slots
-            if member.trim_at is None:
-                member.trim_at = now + TRIM_S
+            self._unhold(entry, member)
+            self._trim(member, now)
+
+    def _unhold(self, entry: Entry, member: Member) -> None:
+        member.let_go(entry)
+        self.queues.room.roomier.note(member.record.node)
+        self.queues.submitters.released(entry.submitter, entry.need.slots)
+        self._limits.released(entry.need.kernel)
+        self.queues.limit_eased(entry.need.kernel)
+
+    def _trim(self, member: Member, now: float) -> None:
+        """Have the list of this node written again before long."""
+        if member.trim_at is None:
+            member.trim_at = now + TRIM_S
+            heapq.heappush(self._trims, (member.trim_at, member.record.node))
 
     def _lost_holder(self, entry: Entry, node: NodeId, cause: Cause = "node_loss") -> None:
         losses = 1 + sum(attempt.cause == "node_loss" for attempt in entry.attempts)
@@ -350,38 +411,37 @@ class Dispatch:
             fault = Fault("node_loss", f"{losses} nodes were lost while they held the task, the last was {node}")
             self._end(entry, "failed", fault, is_dead=True)
             return
+        self._end_wait(entry)
         entry.phase = Phase.ORPHANED
+        entry.node = None
         self._out.append(TakeBack(entry.id, entry.version, attempt))
 
     def _mourn(self, mourn: Mourn) -> None:
         self._mourned[mourn.id] = mourn
         self._out.append(mourn)
 
-    def _count_kernels(self) -> None:
-        self._kernels = frozenset().union(*(member.kernels for member in self.members.values()))
-        self._seen |= self._kernels
-
-    def _refuse_unknown_kernels(self, now: float) -> None:
-        if not self.members:
-            self._unknown.clear()  # nobody is here to ask; the grace begins when somebody comes
-            return
-        unknown = [
-            need for need in self.queues.needs() if need.kernel not in self._kernels and need.kernel not in self._seen
-        ]
-        self._unknown = {need: self._unknown.get(need, now + UNKNOWN_KERNEL_GRACE_S) for need in unknown}
-        for need, at in list(self._unknown.items()):
-            if at > now:
+    def _refuse_strangers(self, now: float) -> None:
+        for kernel, tasks in self._strangers.refused(now, is_anyone_here=bool(self.members)):
+            if kernel in self._catalogue.seen:  # by a task of it that was tried before: its node is restarting
+                self._is_unsorted = True
                 continue
-            close = closest(need.kernel, sorted(self._kernels))
+            known = self._catalogue.here()
+            close = closest(kernel, known)
             message = (
-                f"no node has a kernel {need.kernel!r}{f', did you mean {close!r}?' if close else ''}"
-                f" (`zkd get kernels` lists the {len(self._kernels)} there are)"
+                f"no node has a kernel {kernel!r}{f', did you mean {close!r}?' if close else ''}"
+                f" (`zkd get kernels` lists the {len(known)} there are)"
             )
-            for entry in self.queues.pop_all(need):
-                self._end(entry, "rejected", Fault("kernel", message, path="$.kernel"))
-            del self._unknown[need]
+            for task_id in dict.fromkeys(tasks):
+                entry = self.tasks.get(task_id)
+                if entry is not None and entry.phase is Phase.READY and entry.need.kernel == kernel:
+                    self._end(entry, "rejected", Fault("kernel", message, path="$.kernel"))
+
+    def _end_wait(self, entry: Entry) -> None:
+        if entry.lanes:
+            self.queues.leave(entry)
 
     def _end(self, entry: Entry, status: Status, error: Fault, *, is_dead: bool = False) -> None:
+        self._end_wait(entry)
         entry.phase = Phase.ENDING
         self._out.append(
             End(
@@ -423,7 +483,7 @@ class Dispatch:
         return {
             "tasks": len(self.tasks),
             "queued": self.queues.size(),
-            "timers": len(self._timers),
+            "timers": len(self._timers) + len(self._trims),
             "ended": len(self.ended),
             "mourned": len(self._mourned),
             "members": len(self.members),
@@ -436,6 +496,9 @@ class Dispatch:
             held = sum(entry.need.slots for entry in member.held.values())
             if held != member.slots_held:
                 yield f"{name}: slots_held is {member.slots_held}, its tasks need {held}"
+            memory = sum(entry.need.memory or 0 for entry in member.held.values())
+            if memory != member.memory_held:
+                yield f"{name}: memory_held is {member.memory_held}, its tasks need {memory}"
             for entry in member.held.values():
                 if entry.node != name or entry.phase is not Phase.ASSIGNED:
                     yield f"{name} holds {entry.id}, which is {entry.phase} on {entry.node}"
@@ -445,6 +508,19 @@ class Dispatch:
         admitted = sum(entry.size is not None for entry in self.tasks.values())
         if admitted != self.admission.total.tasks:
             yield f"{admitted} tasks were admitted, and {self.admission.total.tasks} are counted"
+            if bool(entry.lanes) and entry.phase is not Phase.READY:
+                yield f"{entry.id} is {entry.phase}, and waits in a lane"
+        yield from self.queues.check()
+        counted: Counter[str] = Counter()
+        running: Counter[str] = Counter()
+        for member in self.members.values():
+            for entry in member.held.values():
+                counted[entry.submitter] += entry.need.slots
+                running[entry.need.kernel] += 1
+        if counted != self.queues.submitters.held():
+            yield f"submitters hold {dict(counted)}, and are said to hold {self.queues.submitters.held()}"
+        if any(self._limits.held(kernel) != count for kernel, count in running.items()):
+            yield f"of kernels are held {dict(running)}, which the limits do not know"
 
 
 def backoff_s(charged: int) -> float:

@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from zkd.core.commands import Mourn
 from zkd.core.credits import Pace
 from zkd.core.lifecycle import attempt_number
 from zkd.paths import NodeId, TaskId
 from zkd.records import Assigned, Attempt, Node, NodeState
+
+if TYPE_CHECKING:
+    from zkd.core.lanes import Lane
 
 
 class Phase(Enum):
@@ -32,7 +36,15 @@ class Need:
     node: NodeId | None
     labels: tuple[tuple[str, str], ...]
     slots: int
-    memory: int | None
+    memory: int | None  # graded
+
+
+def graded(memory: int | None) -> int | None:
+    """Bytes rounded up by less than 0.4 %, tasks' and nodes' alike, so that there are few sizes to tell apart."""
+    if memory is None:
+        return None
+    step = 1 << max(0, memory.bit_length() - 9)
+    return -(-memory // step) * step
 
 
 @dataclass(slots=True)
@@ -46,6 +58,7 @@ class Entry:
     priority: int
     retries: int
     attempts: list[Attempt]
+    submitter: str = ""
     phase: Phase = Phase.READY
     node: NodeId | None = None
     due_at: float = 0.0
@@ -55,6 +68,8 @@ class Entry:
     has_moved: bool = False  # its version has, so its holder has let go of it; the new text is yet to be read
     line: Assigned | None = None  # as it stands in assign/<node>
     size: int | None = None  # bytes of its znode, once it was admitted
+    lanes: tuple[Lane, ...] = ()  # where it waits while it is ready
+    given_at: float = 0.0
 
     @property
     def attempt(self) -> int:
@@ -69,8 +84,12 @@ class Member:
     record: Node
     state: NodeState = "active"
     kernels: frozenset[str] = frozenset()
+    kind: int = -1  # the same for all nodes with these kernels
+    memory: int | None = None  # graded
     held: dict[TaskId, Entry] = field(default_factory=dict)
     slots_held: int = 0
+    memory_held: int = 0
+    given: int = 0  # tasks in this reign
     pace: Pace = field(default_factory=Pace)
     trim_at: float | None = None
     ended: deque[tuple[float, Mourn]] = field(default_factory=deque)
@@ -79,6 +98,20 @@ class Member:
     def takes_work(self) -> bool:
         return self.state == "active" and not self.record.draining
 
+    @property
+    def free_slots(self) -> int:
+        return self.record.slots - self.slots_held
+
+    def hold(self, entry: Entry) -> None:
+        self.held[entry.id] = entry
+        self.slots_held += entry.need.slots
+        self.memory_held += entry.need.memory or 0
+
+    def let_go(self, entry: Entry) -> None:
+        del self.held[entry.id]
+        self.slots_held -= entry.need.slots
+        self.memory_held -= entry.need.memory or 0
+
 
 def fits(need: Need, member: Member) -> bool:
     """Whether this node could run such a task at all, busy or not."""
@@ -86,6 +119,6 @@ def fits(need: Need, member: Member) -> bool:
     return (
         need.kernel in member.kernels
         and need.slots <= record.slots
-        and (need.memory is None or record.memory is None or need.memory <= record.memory)
+        and (need.memory is None or record.memory is None or need.memory <= (member.memory or 0))
         and all(record.labels.get(name) == value for name, value in need.labels)
     )

@@ -1,143 +1,327 @@
-"""Ready tasks in queues by what they need, and which of them goes to which node.
+"""Ready tasks in lanes by what they need, and which of them goes to which node.
 
-No task waits behind another that needs something else. Each queue is served by priority, then age; the
-best head of all queues goes first, to the least loaded node that can run it.
+No task waits behind another that needs something else. The most urgent head of all lanes goes first, to the
+least loaded node that can run it: higher priority, then whose submitter's turn it is, then older. Of what one
+node is given, every AGED_EVERYth is the oldest task that it could run, so nothing waits for ever.
+
+Only lanes with something to decide are awake. One for which no node has room is put on a shelf, until a node
+that suits it gets roomier; one that a limit holds back waits for that. So a turn costs as much as has changed.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
-from zkd.core.picture import Entry, Member, Need, Phase, fits
+from zkd.core.catalogue import Catalogue
+from zkd.core.fairness import Aged, Submitters
+from zkd.core.lanes import Demand, Gap, Lane, Urgency
+from zkd.core.limits import NEVER, Limits
+from zkd.core.picture import Entry, Member, Need
+from zkd.core.room import Room
+from zkd.core.shelves import Shelves
 from zkd.paths import NodeId, TaskId
 
+AGED_EVERY = 8
 # A wide task needs a whole gap, and narrow ones close gaps as they open. Once they have passed it over for
-# this long, one node that could run it gets nothing less urgent until the gap is there.
+# this long, one node that could run it gets nothing less urgent until the gap is there; and after a while
+# nothing at all, since there may be more urgent ones without end.
 PASSED_OVER_S = 1.0
-
-
-@dataclass(slots=True)
-class Gap:
-    """Where a wide need waits for room, and since when."""
-
-    since: float
-    node: NodeId | None = None
+KEPT_FROM_ALL_S = 10.0
+KEPT_MAX = 8  # nodes at once
+LANES_KEPT = 256  # empty ones, too: a lane knows its nodes, which is worth keeping until its next task comes
+NEEDS_KNOWN = 10_000
 
 
 class Queues:
     """The ready ones among `tasks`, to be matched with `members`; both belong to the leader's mind."""
 
-    def __init__(self, me: NodeId, tasks: Mapping[TaskId, Entry], members: Mapping[NodeId, Member]) -> None:
-        self._me = me
+    def __init__(
+        self,
+        me: NodeId,
+        tasks: Mapping[TaskId, Entry],
+        members: Mapping[NodeId, Member],
+        catalogue: Catalogue,
+        limits: Limits,
+    ) -> None:
         self._tasks = tasks
         self._members = members
-        self._ready: dict[Need, list[tuple[int, int, TaskId]]] = {}
-        self.passed_over: dict[Need, Gap] = {}  # wide needs that wait for a gap
+        self._catalogue = catalogue
+        self._limits = limits
+        self.submitters = Submitters()
+        self.room = Room(me, members)
+        self._read_to = 0
+        self._lanes: dict[Demand, Lane] = {}
+        self._lanes_max = LANES_KEPT
+        self._lane_of: dict[Need, Lane] = {}
+        self._awake: dict[Lane, None] = {}
+        self._unserved: list[tuple[Lane, Urgency]] = []  # in the present turn
+        self._shelves = Shelves()
+        self._pinned: dict[NodeId, dict[Lane, None]] = {}  # put away until this one node gets roomier
+        self._wide: list[tuple[float, int, Lane]] = []  # when to keep a node free for them
+        self._held_back: dict[str, dict[Lane, None]] = {}  # by the limit of a kernel
+        self._opening: list[tuple[float, str]] = []  # when a limit lets the next one pass
+        self.kept: dict[NodeId, Lane] = {}  # nodes that are kept free for the wide tasks of a lane
+        self._closures: list[tuple[NodeId, Lane, tuple[int, Aged] | None]] = []  # to whom, unless more urgent
+        self.count = 0
 
     def __bool__(self) -> bool:
-        return bool(self._ready)
+        return self.count > 0
 
     def size(self) -> int:
-        """Entries in all queues, also of tasks that have left and not been noticed yet."""
-        return sum(map(len, self._ready.values()))
+        """Places in all lanes, also of tasks that have left and not been noticed yet."""
+        return sum(lane.size() for lane in self._lanes.values())
 
-    def needs(self) -> list[Need]:
-        """What the waiting tasks need; some of these may have left their queue already."""
-        return list(self._ready)
+    # --- What waits ---------------------------------------------------------------------------------------
 
     def push(self, entry: Entry) -> None:
-        heapq.heappush(self._ready.setdefault(entry.need, []), (-entry.priority, entry.czxid, entry.id))
+        self._enter(entry, (self.lane(entry.need),))
+        self.count += 1
 
-    def pop_all(self, need: Need) -> Iterator[Entry]:
-        """Every task of this need, out of its queue, the best first."""
-        while queue := self._live_queue(need):
-            yield self._tasks[heapq.heappop(queue)[2]]
+    def _enter(self, entry: Entry, lanes: tuple[Lane, ...]) -> None:
+        entry.lanes = (*entry.lanes, *lanes)
+        for lane in lanes:
+            lane.push(entry)
+            self._wake(lane)
+
+    def leave(self, entry: Entry) -> None:
+        """It is ready no longer, or there no longer."""
+        for lane in entry.lanes:
+            lane.left()
+        entry.lanes = ()
+        self.count -= 1
+
+    def lane(self, need: Need) -> Lane:
+        lane = self._lane_of.get(need)
+        if lane is None:
+            if len(self._lane_of) >= NEEDS_KNOWN:
+                self._lane_of.clear()
+            lane = self._lane_of[need] = self._lane(self._demand(need))
+        return lane
+
+    def _demand(self, need: Need) -> Demand:
+        kinds = self._catalogue.carriers(need.kernel)
+        # Kernels that the same nodes have are alike, but for one that is limited, or that nobody has yet.
+        kernel = need.kernel if need.kernel in self._limits or not kinds else None
+        return Demand(kinds, kernel, need.node, need.labels, need.slots, need.memory)
+
+    def _lane(self, demand: Demand) -> Lane:
+        lane = self._lanes.get(demand)
+        if lane is None:
+            if len(self._lanes) >= self._lanes_max:
+                self._forget_empty_lanes()
+            lane = self._lanes[demand] = Lane(demand, self._tasks, self.submitters)
+        return lane
+
+    def _forget_empty_lanes(self) -> None:
+        self._lanes = {demand: lane for demand, lane in self._lanes.items() if lane.count}
+        self._lanes_max = max(LANES_KEPT, 2 * len(self._lanes))
+        self._lane_of.clear()
+        for lanes in (self._awake, *self._pinned.values(), *self._held_back.values()):
+            for lane in [lane for lane in lanes if not lane.count]:
+                del lanes[lane]
+        self._shelves.drop_empty()
+        self._pinned = {node: lanes for node, lanes in self._pinned.items() if lanes}
+
+    def clear(self) -> None:
+        """Forget everything: kernels have become known or limited, and what waits belongs into other lanes."""
+        self._lanes.clear()
+        self._lane_of.clear()
+        self._awake.clear()
+        self._shelves.clear()
+        self._pinned.clear()
+        self._wide.clear()
+        self._held_back.clear()
+        self.kept.clear()
+        self.count = 0
+
+    # --- Which of it is to be looked at -------------------------------------------------------------------
+
+    def _wake(self, lane: Lane) -> None:
+        if lane in self._awake:
+            return
+        if lane.demand.node is None:
+            self._shelves.remove(lane)
+        else:
+            self._pinned.get(lane.demand.node, {}).pop(lane, None)
+        self._awake[lane] = None
+
+    def _put_away(self, lane: Lane, urgency: Urgency) -> None:
+        if lane.demand.node is None:
+            self._shelves.put(lane, urgency)
+        else:
+            self._pinned.setdefault(lane.demand.node, {})[lane] = None
+
+    def _hold_back(self, lane: Lane, kernel: str, until: float) -> None:
+        self._awake.pop(lane, None)
+        lanes = self._held_back.setdefault(kernel, {})
+        if not lanes and until < NEVER:
+            heapq.heappush(self._opening, (until, kernel))
+        lanes[lane] = None
+
+    def limit_eased(self, kernel: str) -> None:
+        """One of its tasks ended, or its limit is another: what it held back is looked at again."""
+        for lane in self._held_back.pop(kernel, {}):
+            self._wake(lane)
+
+    def _take_in(self, now: float) -> Iterable[NodeId]:
+        """What time has brought is looked at again; and which nodes may have got roomier."""
+        while self._opening and self._opening[0][0] <= now:
+            self.limit_eased(heapq.heappop(self._opening)[1])
+        while self._wide and self._wide[0][0] <= now:
+            lane = heapq.heappop(self._wide)[2]
+            if lane.count:
+                self._wake(lane)
+        for node, lane in list(self.kept.items()):
+            if lane.gap is None or lane.gap.node != node:
+                del self.kept[node]
+                self.room.roomier.note(node)
+        names = self.room.roomier.since(self._read_to)
+        self._read_to = self.room.roomier.end
+        return list(self._members) if names is None else list(dict.fromkeys(names))
+
+    def _show(self, nodes: Iterable[NodeId]) -> list[NodeId]:
+        """Wake some of what each of these could run. Those that were shown something: there may be more."""
+        shown = []
+        for name in nodes:
+            if self.room.left(name) > 0:
+                keeper = self.kept.get(name)
+                if keeper is not None and keeper.count and all(keeper is not lane for lane, _ in self._unserved):
+                    self._wake(keeper)
+                lanes = [*self._pinned.pop(name, ()), *self._shelves.take(self._members[name])]
+                self._awake.update(dict.fromkeys(lanes))
+                if lanes and name not in self.kept:  # what is kept free would be shown to everybody, in vain
+                    shown.append(name)
+        return shown
+
+    def timer(self) -> float | None:
+        timers = [heap[0][0] for heap in (self._opening, self._wide) if heap]
+        return min(timers, default=None)
+
+    # --- Who goes where -----------------------------------------------------------------------------------
 
     def match(self, now: float, give: Callable[[Entry, Member], None]) -> None:
-        """Give ready tasks to nodes with credit: best task first, least loaded node first."""
-        room: dict[NodeId, int] = {}
-        for name, member in self._members.items():
-            if member.takes_work:
-                ahead = member.pace.ahead(now)
-                credit = member.record.slots + ahead - member.slots_held
-                # A busy node is refilled by the handful: a write of assign/<node> costs the same for one task.
-                if credit > ahead // 4:
-                    room[name] = credit
-        if not room:
-            return
-        for need in self.passed_over.keys() - self._ready.keys():
-            del self.passed_over[need]
-        heads = [(queue[0], n, need) for n, need in enumerate(list(self._ready)) if (queue := self._live_queue(need))]
+        """Give ready tasks to nodes with room: the most urgent first, the least loaded node first."""
+        self.room.begin(now)
+        nodes = self._show(self._take_in(now))
+        self._reckon_closures(now)
+        while self._awake:
+            self._match_awake(now, give)
+            nodes = self._show(nodes)
+        for lane, urgency in self._unserved:  # only now, so that nothing is looked at twice in one turn
+            self._put_away(lane, urgency)
+        self._unserved.clear()
+
+    def _match_awake(self, now: float, give: Callable[[Entry, Member], None]) -> None:
+        heads: list[tuple[Urgency, int, Lane]] = []
+        for number, lane in enumerate(list(self._awake)):
+            head = lane.head()
+            if head is None:
+                del self._awake[lane]
+            else:
+                heads.append((head, number, lane))
         heapq.heapify(heads)
-        ranked: dict[Need, list[tuple[float, bool, NodeId]]] = {}
-        while heads and room:
-            _, n, need = heads[0]
-            queue = self._ready[need]
-            nodes = ranked.get(need)
-            if nodes is None:
-                nodes = ranked[need] = self._rank(need, room)
-            best = self._best_node(need, nodes, room)
-            if best is None:
-                if need.slots > 1:
-                    self._keep_gap(need, room, now)
+        while heads:
+            urgency, number, lane = heads[0]
+            head = lane.head()
+            if head is None:
                 heapq.heappop(heads)
-                continue
-            self.passed_over.pop(need, None)
-            give(self._tasks[heapq.heappop(queue)[2]], self._members[best])
-            room[best] -= need.slots
-            if room[best] <= 0:
-                del room[best]
-            if self._live_queue(need):
-                heapq.heapreplace(heads, (queue[0], n, need))
-            else:
+                self._awake.pop(lane, None)
+            elif head != urgency:
+                heapq.heapreplace(heads, (head, number, lane))
+            elif not self._serve(lane, head, now, give):
                 heapq.heappop(heads)
+                if lane in self._awake:  # and not held back
+                    del self._awake[lane]
+                    self._unserved.append((lane, head))
 
-    def _rank(self, need: Need, room: dict[NodeId, int]) -> list[tuple[float, bool, NodeId]]:
-        """A heap of the nodes with credit that could run this, the least loaded on top."""
-        names = room if need.node is None else (need.node,)
-        heap = [self._load(name) for name in names if name in room and fits(need, self._members[name])]
-        heapq.heapify(heap)
-        return heap
-
-    def _load(self, name: NodeId) -> tuple[float, bool, NodeId]:
-        # The leader's own node comes first among equals: handing work to it saves two hops.
+    def _serve(self, lane: Lane, head: Urgency, now: float, give: Callable[[Entry, Member], None]) -> bool:
+        """Give the head of this lane, or an older task in its place, to a node. False: it has to wait."""
+        kernel = lane.demand.kernel
+        if kernel is not None:
+            opens_at = self._limits.opens_at(kernel, now)
+            if opens_at > now:
+                self._hold_back(lane, kernel, opens_at)
+                return False
+        name = lane.node(self.room, self._closed(lane, head))
+        if name is None:
+            if lane.demand.slots > 1 or lane.demand.memory is not None:
+                self._keep_gap(lane, now)
+            return False
         member = self._members[name]
-        return member.slots_held / member.record.slots, name != self._me, name
+        entry = self._tasks[head[3][1]]
+        member.given += 1
+        if member.given % AGED_EVERY == 0:
+            entry = self._oldest(entry, member, now)
+        was_kept = any(one.gap is not None and one.gap.node is not None for one in entry.lanes)
+        for one in entry.lanes:
+            one.gap = None
+        give(entry, member)
+        if was_kept:
+            self._reckon_closures(now)
+        self.room.took(name, entry.need.slots)
+        return True
 
-    def _best_node(self, need: Need, nodes: list[tuple[float, bool, NodeId]], room: dict[NodeId, int]) -> NodeId | None:
-        """The least loaded of these nodes, or None when none has room. Their order is brought up to date on the way."""
-        while nodes:
-            name = nodes[0][2]
-            load = self._load(name)
-            member = self._members[name]
-            if name not in room or (need.slots > 1 and need.slots > member.record.slots - member.slots_held):
-                heapq.heappop(nodes)  # a wide task waits for a whole gap; only narrow ones queue ahead
-            elif load != nodes[0]:
-                heapq.heapreplace(nodes, load)
-            else:
-                return name
-        return None
+    def _oldest(self, entry: Entry, member: Member, now: float) -> Entry:
+        """The oldest task that this node could run now; `entry` can."""
+        name = member.record.node
+        for lane in self._awake:
+            demand = lane.demand
+            oldest = lane.oldest()
+            if oldest is None or (oldest.czxid, oldest.id) >= (entry.czxid, entry.id) or not lane.suits(member):
+                continue
+            if demand.kernel is not None and self._limits.opens_at(demand.kernel, now) > now:
+                continue
+            if self.room.has(name, demand.slots, demand.memory) and self.kept.get(name) in (None, lane):
+                entry = oldest
+        return entry
 
-    def _keep_gap(self, need: Need, room: dict[NodeId, int], now: float) -> None:
-        """After a while keep less urgent tasks off one node, until this wide one fits in there."""
-        gap = self.passed_over.setdefault(need, Gap(now))
-        if now - gap.since < PASSED_OVER_S:
+    def _closed(self, lane: Lane, head: Urgency) -> Container[NodeId]:
+        """The nodes that are kept free for others, who are more urgent or have waited long enough."""
+        # By priority and age alone: the submitter with the fewest slots could fill every gap anew, for ever.
+        mine = (head[0], head[3])
+        return [
+            node for node, keeper, theirs in self._closures if keeper is not lane and (theirs is None or theirs < mine)
+        ]
+
+    def _reckon_closures(self, now: float) -> None:
+        self._closures = []
+        for node, keeper in self.kept.items():
+            wide = keeper.head()
+            if wide is not None and keeper.gap is not None and keeper.gap.node == node:
+                is_for_all = now - keeper.gap.since >= KEPT_FROM_ALL_S
+                self._closures.append((node, keeper, None if is_for_all else (wide[0], wide[3])))
+
+    def _keep_gap(self, lane: Lane, now: float) -> None:
+        """After a while keep less urgent tasks off one node, until one of these fits in there."""
+        if lane.gap is None:
+            lane.gap = Gap(now)
+            heapq.heappush(self._wide, (now + PASSED_OVER_S, id(lane), lane))
+        gap = lane.gap
+        if now - gap.since < PASSED_OVER_S or (gap.node is None and len(self.kept) >= KEPT_MAX):
             return
-        able = [name for name, member in self._members.items() if member.takes_work and fits(need, member)]
-        if gap.node not in able:
-            gap.node = min(able, key=lambda name: self._members[name].slots_held, default=None)
-        room.pop(gap.node or "", None)
+        member = self._members.get(gap.node or "")
+        if member is not None and member.takes_work and lane.suits(member):
+            return
+        able = [
+            name
+            for name, member in self._members.items()
+            if member.takes_work and lane.suits(member) and name not in self.kept
+        ]
+        gap.node = min(able, key=lambda name: self._members[name].slots_held, default=None)
+        if gap.node is not None:
+            self.kept[gap.node] = lane
+            self._reckon_closures(now)
 
-    def _live_queue(self, need: Need) -> list[tuple[int, int, TaskId]]:
-        """The queue, its head a task that is really ready. Tasks leave by being forgotten here, lazily."""
-        queue = self._ready.get(need, [])
-        while queue:
-            _, czxid, task_id = queue[0]
-            entry = self._tasks.get(task_id)
-            if entry is not None and entry.czxid == czxid and entry.phase is Phase.READY and entry.need == need:
-                return queue
-            heapq.heappop(queue)
-        self._ready.pop(need, None)
-        return queue
+    def check(self) -> Iterator[str]:
+        """Every broken invariant, in words."""
+        ready = [entry for entry in self._tasks.values() if entry.lanes]
+        if len(ready) != self.count:
+            yield f"{self.count} tasks are said to wait, {len(ready)} do"
+        for demand, lane in self._lanes.items():
+            count = sum(lane in entry.lanes for entry in ready)
+            if count != lane.count:
+                yield f"{demand}: {lane.count} tasks are said to wait, {count} do"
+            asleep = (self._awake, *self._pinned.values(), *self._held_back.values())
+            if lane.count and lane not in self._shelves and not any(lane in lanes for lanes in asleep):
+                yield f"{demand}: {lane.count} tasks wait, and nothing will wake them"
