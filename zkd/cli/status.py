@@ -24,8 +24,9 @@ async def status_command(client: Client, output: str) -> None:
     address = f"{server[0]}:{server[1]}" if server else None
     used, slots = sum(status.slots_used for status in here), sum(node.slots for node in nodes.values())
     running = sum(len(status.running) for status in here)
-    tasks, results, dead = [
-        await _count(client, path) for path in (client.paths.tasks, client.paths.results, client.paths.dead)
+    paths = client.paths
+    tasks, results, dead, schedules = [
+        await _count(client, path) for path in (paths.tasks, paths.results, paths.dead, paths.schedules)
     ]
     if output in ("json", "jsonl"):
         from zkd.cli.get import nodes as node_rows
@@ -42,6 +43,7 @@ async def status_command(client: Client, output: str) -> None:
             "running": running,
             "results": results,
             "dead": dead,
+            "schedules": schedules,
             "nodes": await node_rows(client, None, 0, False),
         }
         write_fields(found, output)
@@ -56,6 +58,7 @@ async def status_command(client: Client, output: str) -> None:
         "running": running,
         "results": f"{results} kept",
         "dead": dead,
+        "schedules": schedules or None,
     }
     write_fields(fields, output)
     if nodes and output in FOR_PEOPLE:
