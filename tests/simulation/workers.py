@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,12 +49,13 @@ class Run:
 class _Job:
     """One call in the pool."""
 
-    __slots__ = ("call", "future", "run", "timeout_s", "timer", "what")
+    __slots__ = ("call", "done", "is_wanted", "run", "timeout_s", "timer", "what")
 
-    def __init__(self, call: Call, timeout_s: float | None, future: asyncio.Future[Outcome]) -> None:
+    def __init__(self, call: Call, timeout_s: float | None, done: Callable[[Outcome], None]) -> None:
         self.call = call
         self.timeout_s = timeout_s
-        self.future = future
+        self.done = done
+        self.is_wanted = True
         self.run: Run | None = None
         self.timer: Any = None
         self.what: tuple[str, float] = ("", 0.0)
@@ -80,24 +82,29 @@ class Pool:
 
     async def __aexit__(self, *_: object) -> None:
         while self._waiting:
-            _end(self._waiting.popleft(), Cancelled(0.0))
+            self._end(self._waiting.popleft(), Cancelled(0.0))
         for job in list(self._busy):
             self._kill(job)
         while self._busy:
             await asyncio.sleep(0.01)
 
-    async def run(self, call: Call, *, timeout_s: float | None = None, on_progress: Any = None) -> Outcome:
-        job = _Job(call, timeout_s, asyncio.get_running_loop().create_future())
+    def submit(
+        self, call: Call, done: Callable[[Outcome], None], *, timeout_s: float | None = None, on_progress: Any = None
+    ) -> _Job:
+        job = _Job(call, timeout_s, done)
         self._waiting.append(job)
         self._dispatch()
-        try:
-            return await job.future
-        except asyncio.CancelledError:
-            if job.run is None:
-                self._waiting.remove(job)
-            else:
-                self._kill(job)
-            raise
+        return job
+
+    def withdraw(self, job: _Job) -> None:
+        job.is_wanted = False
+        if job.run is None:
+            self._waiting.remove(job)
+        else:
+            self._kill(job)
+
+    def depth(self, kernel: str) -> int:
+        return 1
 
     @property
     def in_use(self) -> int:
@@ -145,8 +152,12 @@ class Pool:
             outcome = TimedOut(run_s)
         else:
             outcome = Cancelled(run_s)
-        _end(job, outcome)
+        self._end(job, outcome)
         self._dispatch()
+
+    def _end(self, job: _Job, outcome: Outcome) -> None:
+        if job.is_wanted and self._machine.is_up:  # else nobody is there any more to hear of it
+            job.done(outcome)
 
     def _kill(self, job: _Job) -> None:
         """SIGTERM, which some obey, then SIGKILL; its slot is free when the process is gone."""
@@ -156,11 +167,6 @@ class Pool:
             job.what = ("cancelled", 0.0)
             grace_s = self._machine.rng.choice((0.002, 0.002, GRACE_S))
             asyncio.get_running_loop().call_later(grace_s, self._over, job, "cancelled")
-
-
-def _end(job: _Job, outcome: Outcome) -> None:
-    if not job.future.done():
-        job.future.set_result(outcome)
 
 
 class Ledger:

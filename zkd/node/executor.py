@@ -110,12 +110,12 @@ class Executor:
 
     async def run(self) -> None:
         """Work for as long as the daemon lives."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
                 await self._following.run()
-        finally:
-            self._group = None
+            finally:
+                self._group = None  # callbacks begin nothing any more
 
     def joined(self, incarnation: str, session_id: int) -> None:
         """A session has begun, with our entry in nodes/. What we held in an older one is not ours any more."""
@@ -195,8 +195,8 @@ class Executor:
 
     def _take(self, assignment: Assignment, fresh: Mapping[TaskId, tuple[Task, Stat]]) -> None:
         """Compare what we hold with what we should hold."""
-        if assignment.incarnation != self._incarnation:
-            return  # meant for a former life of ours
+        if assignment.incarnation != self._incarnation or self._group is None:
+            return  # meant for a former life of ours, or we are ending
         before, wanted = self._wanted, {line.id: line for line in assignment.tasks}
         self._wanted = wanted
         self._done = {task_id: line for task_id, line in self._done.items() if wanted.get(task_id) == line}
@@ -492,7 +492,7 @@ class Executor:
             if run is not None:
                 self._pool.withdraw(run)
             self._free(held)
-            if reason != "session":
+            if reason != "session" and self._group is not None:
                 self._do(held, self._was_stopped(held))
             asyncio.get_running_loop().call_soon(self._in_callback, self._start_what_fits)
         elif held.state in (State.READING, State.QUEUED) and held.work is None:
