@@ -330,6 +330,36 @@ def test_a_new_incarnation_means_that_the_old_one_is_lost() -> None:
     assert decided(mind, 1.0) == [Assign("a", "a.2", [line("t", 5, 1, 2)])]
 
 
+def test_a_list_stands_until_what_a_former_life_of_its_node_held_is_taken_back() -> None:
+    mind = cluster(node("a", 0), node("b"))
+    drop(mind, "t1", 1)
+    decided(mind)
+    drop(mind, "t2", 2)
+    mind.node_here(node("b", life=2), now=1.0)
+    commands = decided(mind, now=1.0)
+    # Were the list overwritten now and the leader lost, nobody would know that t1 was tried.
+    assert ([it.id for it in taken_back(commands)], lists(commands)) == (["t1"], {})
+    drop(mind, "t1", 1, version=1, now=1.0, attempts=[Attempt("node_loss", "b")])
+    assert lists(decided(mind, now=1.0)) == {"b": ["t2", "t1"]}
+
+
+@pytest.mark.parametrize("how", ["gone", "unwritable", "unreadable"])
+def test_a_node_does_not_wait_for_what_cannot_be_taken_back(how: str) -> None:
+    mind = cluster(node("a", 0), node("b"))
+    drop(mind, "t1", 1)
+    decided(mind)
+    drop(mind, "t2", 2)
+    mind.node_here(node("b", life=2), now=1.0)
+    decided(mind, now=1.0)
+    if how == "gone":
+        mind.task_gone("t1", 1.0)
+    elif how == "unwritable":
+        mind.task_unwritable("t1", 0)
+    else:
+        mind.task_unreadable("t1", 1, 0, "hidden")
+    assert lists(decided(mind, now=1.0)) == {"b": ["t2"]}
+
+
 def test_losses_of_nodes_have_a_budget_of_their_own() -> None:
     losses = [Attempt("node_loss", f"n{n}") for n in range(NODE_LOSSES_MAX - 1)]
     mind = cluster(node("a"))

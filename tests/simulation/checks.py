@@ -36,7 +36,8 @@ def now(cluster: Cluster) -> None:
         if session is not None:
             _session(world, machine, session)
             reign = daemon.election.reign if hasattr(daemon, "election") else None
-            if reign is not None and is_awake(machine):
+            # Timers stand still in a suspended machine: it asks and learns the truth before they are due.
+            if reign is not None and is_awake(machine) and not machine.slept_s:
                 silent_s = _silent_s(world, machine, reign.session_id)
                 if silent_s > STEP_DOWN_S + world.ensemble.timeouts[reign.session_id] * SILENCE:
                     world.broken(f"{machine} still leads, in doubt since {silent_s:.2f} s")

@@ -62,6 +62,9 @@ class Dispatch:
         self._timers_max = TIMERS_KEPT
         self._trims: list[tuple[float, NodeId]] = []
         self._dirty: set[NodeId] = set()
+        # What stands in assign/<node> for a former life of the node and is yet to be taken back: until then the list
+        # is not overwritten, or a leader that is lost in between would leave nobody who knows of that attempt.
+        self._owed: dict[NodeId, set[TaskId]] = {}
         self._out: list[Command] = []
         self._mourned: dict[TaskId, Mourn] = {}  # asked for, and not known to be done
         self.ended: dict[TaskId, float | None] = {}  # -> how long its result is to be kept
@@ -87,6 +90,7 @@ class Dispatch:
             return
         if known is not None:
             self._leave(known, now)
+            self._settled(known)
         if not is_name(task_id):
             task = BadRecord("id", f"expected {NAME_RULE}, got {task_id[:140]!r}")
         if isinstance(task, BadRecord):
@@ -141,6 +145,7 @@ class Dispatch:
         self._forget_size(entry)
         if len(self.ended) > ENDED_REMEMBERED:
             del self.ended[next(iter(self.ended))]
+        self._settled(entry)
         attempt = entry.attempt if entry.node else 0
         mourn = Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent)
         # Nobody holds it, or whoever held it has lost it by the change of version and will not publish.
@@ -163,6 +168,7 @@ class Dispatch:
         entry = self.tasks.get(task_id)
         if entry is not None and entry.version == version and entry.phase is Phase.ORPHANED:
             why = "$: expected a znode that zkd may write, to count its attempts: its ACL does not let it"
+            self._settled(entry)
             self._end(entry, "rejected", Fault("task", why, path="$"))
 
     def node_here(self, record: Node, now: float) -> None:
@@ -272,6 +278,8 @@ class Dispatch:
         for node in sorted(self._dirty):
             member = self.members[node]
             member.trim_at = None
+            if node in self._owed:
+                continue
             out.append(
                 Assign(
                     node,
@@ -279,7 +287,7 @@ class Dispatch:
                     [entry.line for entry in member.held.values() if entry.line is not None],
                 )
             )
-        self._dirty.clear()
+        self._dirty.intersection_update(self._owed)
         return out
 
     @property
@@ -414,7 +422,18 @@ class Dispatch:
         self._end_wait(entry)
         entry.phase = Phase.ORPHANED
         entry.node = None
+        entry.lost_by = node
+        self._owed.setdefault(node, set()).add(entry.id)
         self._out.append(TakeBack(entry.id, entry.version, attempt))
+
+    def _settled(self, entry: Entry) -> None:
+        """The entry is no orphan any more."""
+        if entry.lost_by is not None:
+            owed = self._owed[entry.lost_by]
+            owed.remove(entry.id)
+            if not owed:
+                del self._owed[entry.lost_by]
+            entry.lost_by = None
 
     def _mourn(self, mourn: Mourn) -> None:
         self._mourned[mourn.id] = mourn
@@ -462,6 +481,7 @@ class Dispatch:
     def _end_unread(self, task_id: TaskId, czxid: int, version: int, bad: BadRecord) -> None:
         if task_id in self.tasks:
             self._forget_size(self.tasks[task_id])
+            self._settled(self.tasks[task_id])
         need = Need("", None, (), 1, None)
         self.tasks[task_id] = entry = Entry(task_id, czxid, version, need, 0, 0, [])
         self._end(entry, "rejected", Fault("task", str(bad), path=bad.where))
@@ -488,6 +508,7 @@ class Dispatch:
             "mourned": len(self._mourned),
             "members": len(self.members),
             "states": len(self.states),
+            "owed": sum(map(len, self._owed.values())),
         }
 
     def check(self) -> Iterator[str]:
@@ -505,6 +526,9 @@ class Dispatch:
         for entry in self.tasks.values():
             if entry.phase is Phase.ASSIGNED and entry.id not in self.members[entry.node or ""].held:
                 yield f"{entry.id} is assigned to {entry.node}, which does not hold it"
+        owed = {(entry.lost_by, entry.id) for entry in self.tasks.values() if entry.phase is Phase.ORPHANED}
+        if owed != {(node, task_id) for node, task_ids in self._owed.items() for task_id in task_ids}:
+            yield f"{owed} are to be taken back, and {self._owed} is remembered"
         admitted = sum(entry.size is not None for entry in self.tasks.values())
         if admitted != self.admission.total.tasks:
             yield f"{admitted} tasks were admitted, and {self.admission.total.tasks} are counted"

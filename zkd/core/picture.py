@@ -67,6 +67,7 @@ class Entry:
     traceparent: str | None = None
     has_moved: bool = False  # its version has, so its holder has let go of it; the new text is yet to be read
     line: Assigned | None = None  # as it stands in assign/<node>
+    lost_by: NodeId | None = None  # the node whose list still says that a former life of it holds this
     size: int | None = None  # bytes of its znode, once it was admitted
     lanes: tuple[Lane, ...] = ()  # where it waits while it is ready
     given_at: float = 0.0
