@@ -172,7 +172,7 @@ async def test_reads_share_packets_and_each_gets_its_own(session: Counted) -> No
             assert each.data == str(number).encode()
         else:
             assert isinstance(each, NoNode)
-    assert session.sent == [50, 50, 30]
+    assert session.sent == [100, 30]
 
 
 async def test_reads_of_large_znodes_come_in_smaller_packets(session: Counted) -> None:
@@ -194,3 +194,18 @@ async def test_a_group_that_is_too_large_takes_no_other_with_it(session: Counted
     *others, refusal = await asyncio.gather(*wide, *good, huge, return_exceptions=True)
     assert isinstance(refusal, TooLarge)
     assert [error for error in others if isinstance(error, BaseException)] == []
+
+
+async def test_many_reads_wait_a_little_for_company_and_a_lonely_one_does_not(session: Counted) -> None:
+    await session.create("/a")
+    session.sent.clear()
+    reads = ReadBatch(session, linger_s=0.2)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await reads.get("/a")
+    assert loop.time() - began < 0.2
+    await asyncio.gather(*(reads.get("/a") for _ in range(10)))  # now it is known to be busy
+    first = asyncio.ensure_future(reads.get("/a"))
+    await asyncio.sleep(0.01)
+    await asyncio.gather(first, *(reads.get("/a") for _ in range(5)))
+    assert session.sent == [1, 10, 6]

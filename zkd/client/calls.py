@@ -120,8 +120,7 @@ class Calls:
     async def _ended(self, task: TaskId, text: bytes) -> Result:
         """Drop the task and wait for its end. If the caller is cancelled, so is the task."""
         try:
-            pending = await self._box.drop(task, text, ephemeral=self._ephemeral)
-            return await self._box.result_of(pending)
+            return await self._box.run(task, text, ephemeral=self._ephemeral)
         except asyncio.CancelledError:
             self._box.abandon(task)
             raise

@@ -45,7 +45,11 @@ OUTAGE_MAX_S = 60.0  # so long a call goes on trying to reach ZooKeeper before i
 FORGET_AFTER_S = 10.0
 FORGET_AFTER_TIMEOUT_S = 4.0
 FORGET_TOGETHER_S = 1.0  # so many packets fewer
+FORGET_AT_ONCE = 50
 CLOSE_TIMEOUT_S = 2.0
+# A result may wait so long to be read together with others, while there are many: a packet costs the server and us
+# more than what is in it.
+LINGER_S = 0.002
 ANY_VERSION = -1
 
 
@@ -56,7 +60,7 @@ class DropBox:
         self.session = session
         self.paths = paths
         self.writes = Batch(session)
-        self.reads = ReadBatch(session)
+        self.reads = ReadBatch(session, linger_s=LINGER_S)
         self.outstanding = Outstanding(session, paths, self.reads, tasks)
         self.room = Room(session, paths, tasks)
         self._tasks = tasks
@@ -78,6 +82,9 @@ class DropBox:
         """Create the task. It is accepted when this returns, across lost connections and sessions."""
         if not self.room.take():
             await self.room.wait()
+        return await self._drop(task, text, ephemeral=ephemeral)
+
+    async def _drop(self, task: TaskId, text: bytes, *, ephemeral: bool) -> Pending:
         pending = await self.outstanding.expect(task)
         create = Create(self.paths.task(task), text, ephemeral=ephemeral)
         created = self.writes.send([create])
@@ -89,6 +96,25 @@ class DropBox:
         await self._see_created(task, create, created)
         pending.is_dropped = True
         return pending
+
+    async def run(self, task: TaskId, text: bytes, *, ephemeral: bool = False) -> Result:
+        """Drop the task and wait for its end, however long that takes.
+
+        With many in flight nobody waits for the answer to the drop: the result says that it was accepted.
+        """
+        if not self.room.take():
+            await self.room.wait()
+        pending = self.outstanding.expect_new(task)
+        if pending is None:
+            return await self.result_of(await self._drop(task, text, ephemeral=ephemeral))
+        create = Create(self.paths.task(task), text, ephemeral=ephemeral)
+        created = self.writes.send([create])
+        created.add_done_callback(pending.was_sent)
+        if await pending.arrival is Sign.UNSURE:
+            await self._see_created(task, create, created)
+            pending = await self.outstanding.expect(task, is_dropped=True)
+            await self.outstanding.look_out(pending)
+        return await self.result_of(pending)
 
     async def _see_created(self, task: TaskId, create: Create, created: asyncio.Future[Done]) -> None:
         give_up = time.monotonic() + OUTAGE_MAX_S
@@ -221,11 +247,26 @@ class DropBox:
     def _forget_due(self) -> None:
         loop = asyncio.get_running_loop()
         self._forget_timer = None
+        some: list[TaskId] = []
         while self._read and self._read[0][0] <= loop.time():
-            _, task = self._read.popleft()
-            self._let_go(self.writes.send([Delete(self.paths.result(task), ANY_VERSION)]))
+            some.append(self._read.popleft()[1])
+            if len(some) == FORGET_AT_ONCE or not self._read or self._read[0][0] > loop.time():
+                self._delete_results(some)
+                some = []
         if self._read:
             self._forget_timer = loop.call_at(self._read[0][0] + FORGET_TOGETHER_S, self._forget_due)
+
+    def _delete_results(self, some: list[TaskId]) -> None:
+        """Together, or each alone if one of them has gone already."""
+        deleted = self.writes.send([Delete(self.paths.result(task), ANY_VERSION) for task in some])
+        self._let_go(deleted)
+        if len(some) > 1:
+            deleted.add_done_callback(lambda done: self._delete_each(some, done))
+
+    def _delete_each(self, some: list[TaskId], together: asyncio.Future[Done]) -> None:
+        if not together.cancelled() and isinstance(together.exception(), MultiFailed):
+            for task in some:
+                self._delete_results([task])
 
     def _let_go(self, write: asyncio.Future[Done]) -> None:
         self._loose.add(write)

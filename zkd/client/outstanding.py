@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from zkd.paths import Paths, TaskId
     from zkd.zk import Event, ReadBatch, Session, StateChange, Znode
+    from zkd.zk.batch import Done
 
 FEW = 8  # so many watches of their own cost less than hearing of everybody's results
 TICK_S = 5.0
@@ -39,6 +40,7 @@ class Sign(Enum):
     THERE = "its result is there to be read"
     GONE = "there is neither task nor result"
     CLOSED = "the client was closed"
+    UNSURE = "it was not accepted, or nobody knows"
 
 
 class Pending:
@@ -57,6 +59,17 @@ class Pending:
         if not self.arrival.done():
             self.arrival.set_result(sign)
 
+    def was_sent(self, created: asyncio.Future[Done]) -> None:
+        """What became of the write that drops it."""
+        if created.cancelled() or created.exception() is not None:
+            self.arrive(Sign.UNSURE)
+        else:
+            self.is_dropped = True
+
+    def was_read(self, read: asyncio.Future[Znode]) -> None:
+        """What became of reading its result."""
+        self.arrive(Sign.THERE if read.cancelled() or read.exception() is not None else read.result())
+
 
 class Outstanding:
     """All that this client waits for."""
@@ -71,6 +84,13 @@ class Outstanding:
         self._arming: asyncio.Task[bool] | None = None
         self._is_armed = False  # the watch on all results
         self._idle_ticks = 0
+
+    def expect_new(self, task: TaskId) -> Pending | None:
+        """`expect` for a task that is dropped only now: then nothing needs to be looked for. None if that is not so."""
+        if not self._is_armed:
+            return None
+        pending = self._pending[task] = Pending(task, is_dropped=False)
+        return pending
 
     async def expect(self, task: TaskId, *, is_dropped: bool = False) -> Pending:
         """Wait for this task from now on. To be called before it is dropped, and followed by `look_out`."""
@@ -104,7 +124,7 @@ class Outstanding:
         if event.type is EventType.CREATED:
             pending = self._pending.pop(leaf(event.path), None)
             if pending is not None:
-                pending.arrive(Sign.THERE)
+                self._reads.send(event.path).add_done_callback(pending.was_read)
 
     # --- the watch on everything --------------------------------------------------------------------
 

@@ -185,9 +185,20 @@ class Batch:
 class ReadBatch:
     """Reads that share a packet. A reply has no size limit at the server, so the number a packet is bounded."""
 
-    def __init__(self, session: Session, *, limit: int = 50, limit_bytes: int = 2_000_000, in_flight: int = 2) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        limit: int = 100,
+        limit_bytes: int = 2_000_000,
+        in_flight: int = 2,
+        linger_s: float = 0.0,
+    ) -> None:
+        """`linger_s`: how long a read may wait for company while there is much of it, as for a `Batch`."""
         self._session = session
         self._limit = limit
+        self._linger_s = linger_s
+        self._last_reads = 0  # in the last packet
         self._limit_bytes = limit_bytes
         self._limit_now = limit  # lower while the znodes that come back are large
         self._queue: deque[tuple[str, asyncio.Future[Znode]]] = deque()
@@ -196,13 +207,24 @@ class ReadBatch:
 
     async def get(self, path: str) -> Znode:
         """What stands at `path`; raises `NoNode` and whatever else `Session.get` raises."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Znode] = loop.create_future()
+        return await self.send(path)
+
+    def send(self, path: str) -> asyncio.Future[Znode]:
+        """`get` for those who await it later, or are called back."""
+        future: asyncio.Future[Znode] = asyncio.get_running_loop().create_future()
         self._queue.append((path, future))
-        if not self._is_due and self._flights.has_room:
-            self._is_due = True
+        self._flush_soon()
+        return future
+
+    def _flush_soon(self) -> None:
+        if self._is_due or not self._queue or not self._flights.has_room:
+            return
+        self._is_due = True
+        loop = asyncio.get_running_loop()
+        if self._linger_s and self._last_reads >= BUSY_GROUPS and len(self._queue) < self._limit_now:
+            loop.call_later(self._linger_s, self._flush)
+        else:
             loop.call_soon(self._flush)
-        return await future
 
     def _flush(self) -> None:
         self._is_due = False
@@ -213,6 +235,7 @@ class ReadBatch:
                 if not future.done():
                     reads.append((path, future))
             if reads:
+                self._last_reads = len(reads)
                 task = self._flights.start(self._session.get_many([path for path, _ in reads]))
                 task.add_done_callback(lambda task, reads=reads: self._settle(reads, task))  # type: ignore[misc]
 
@@ -236,7 +259,7 @@ class ReadBatch:
             for _, future in reads:
                 if not future.done():
                     future.set_exception(_copy(error))
-        self._flush()
+        self._flush_soon()
 
 
 def _error_of(task: asyncio.Task[_T]) -> BaseException | None:
