@@ -498,6 +498,11 @@ class Daemon:
             yield "zkd_leader_size", {"of": "results"}, self.reaper.known
             yield "zkd_tasks_refused_total", {}, mind.admission.refused
         yield "zkd_loop_lag_seconds", {}, self.heartbeat.lag_s
+        schedules, malformed = self.scheduler.schedules()
+        yield "zkd_schedules", {}, schedules
+        yield "zkd_schedules_malformed", {}, malformed
+        yield "zkd_schedule_slots_total", {"outcome": "fired"}, self.scheduler.fired
+        yield "zkd_schedule_slots_total", {"outcome": "skipped"}, self.scheduler.skipped
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
 

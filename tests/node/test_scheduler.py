@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import threading
+import urllib.request
 from collections import Counter
 from typing import Any
 
@@ -55,6 +56,18 @@ async def slots(site: Site, name: str) -> list[int]:
     """Those whose results are there."""
     results = await site.user.session.children(site.user.paths.results)
     return sorted(slot_of(task_id.rpartition(".")[2]) for task_id in results if task_id.startswith(f"{name}."))
+
+
+async def metrics_of(site: Site, node: str) -> str:
+    entry = (await site.user.session.get(site.user.paths.node(node))).data
+    url = f"{json.loads(entry)['address']}/metrics"
+
+    def read() -> str:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            text: str = reply.read().decode()
+        return text
+
+    return await asyncio.to_thread(read)
 
 
 async def test_a_schedule_drops_its_task_at_each_slot(site: Site) -> None:
@@ -111,6 +124,10 @@ async def test_what_is_no_schedule_is_told_and_harms_no_other(site: Site) -> Non
     await write(site, "good", every_s=1)
     await site.user.session.create(paths.schedule("good") + "/child", b"")
     await fired(site, "good", 2)
+    metrics = await metrics_of(site, "a")
+    assert "\nzkd_schedules 6\n" in metrics
+    assert "\nzkd_schedules_malformed 5\n" in metrics
+    assert int(metrics.partition('zkd_schedule_slots_total{outcome="fired"} ')[2].partition("\n")[0]) >= 2
     for name, words in {
         "ünfit": "name: expected 1 to 111 letters",
         "junk": "$: expected UTF-8, got byte 0xff at offset 0",

@@ -56,6 +56,15 @@ class Scheduler:
         self._log = log
         self._events: list[Event] = []
         self._wake = asyncio.Event()
+        self._agenda: Agenda | None = None
+        self.fired = 0  # slots, by this node
+        self.skipped = 0
+
+    def schedules(self) -> tuple[int, int]:
+        """How many there are, and how many of them are malformed; none while another node leads."""
+        entries = self._agenda.entries.values() if self._agenda is not None else ()
+        words = [entry.words for entry in entries if entry.words is not None]
+        return len(words), sum(each.fault is not None for each in words)
 
     async def run(self, session_id: int, check: Check) -> None:
         """One reign. Ends when the epoch is over; cancelled when the session is."""
@@ -82,6 +91,7 @@ class Scheduler:
                     await self._mend()
         finally:
             unsubscribe()
+            self._agenda = None
             try:
                 await self._session.remove_watch(self._paths.schedules, self._saw)
             except ZooKeeperError as error:
@@ -102,7 +112,7 @@ class Scheduler:
         """Fire over one unbroken connection."""
         connection = self._session.epoch
         self._events.clear()
-        agenda = Agenda()
+        self._agenda = agenda = Agenda()
         await self._read_states(agenda, await self._session.children(self._paths.schedule_states))
         await self._read_words(agenda, await self._session.children(self._paths.schedules))
         reconcile_at = self._now() + RECONCILE_S
@@ -248,10 +258,15 @@ class Scheduler:
             ops.append(drop)
         if not await self._write(agenda, command, ops, session_id):
             return
+        former = agenda.entries[name].state
         agenda.state_read(name, state, command.version + 1)  # a new one has version 0, which is ABSENT + 1
         if isinstance(command, Note):
             self._log.info("schedule.noted", name=name, timing=state.timing, since=state.since)
-        elif drop is not None:
+            return
+        assert former is not None
+        self.skipped += state.skipped - former.skipped
+        if drop is not None:
+            self.fired += 1
             self._log.info("schedule.fired", name=name, id=command.task_id, late_s=round(command.late_s, 3))
         else:
             self._log.info("schedule.skipped", name=name, slot=state.slot, unfinished=command.unless)
