@@ -58,6 +58,7 @@ def test_a_schedule_is_set_fires_and_is_deleted(zkd: Zkd) -> None:
         "retries": 1,
     }
     assert described["noted"]["timing"] == "every 1 s"
+    assert re.search(r"^  every_s: 1$", zkd("describe", "schedule", "tick").out, re.MULTILINE)
     ran = zkd("schedule", "delete", "ti")
     assert (ran.code, ran.out) == (0, "tick deleted\n")
     assert zkd("get", "schedules", "-o", "name").out == ""
@@ -82,7 +83,7 @@ def test_skipped_slots_are_counted_and_told(zkd: Zkd) -> None:
     assert ran.code == 0, ran.err
     wait_until(lambda: row(zkd, "slow")["skipped"] >= 2)  # type: ignore[operator]
     task = str(row(zkd, "slow")["task"])
-    assert f"It skips slots while {task} is not finished. 1 slots fired so far" in zkd("why", "slow").out
+    assert f"It skips slots while {task} is not finished. It fired once so far and skipped" in zkd("why", "slow").out
     zkd("schedule", "delete", "slow")
     zkd("cancel", task)
 
@@ -104,6 +105,7 @@ def test_what_is_no_schedule_is_refused_before_it_is_written(zkd: Zkd, arguments
     ran = zkd("schedule", *arguments)
     assert (ran.code, ran.out) == (2, "")
     assert words in ran.err
+    assert "zkd schema task" not in ran.err
     assert zkd("get", "schedules", "-o", "name").out == ""
 
 

@@ -84,7 +84,7 @@ async def _node(client: Client, name: str, short: bool) -> dict[str, Any]:
         fields["wanted"] = msgspec.to_builtins(states[node])
     if node in statuses:
         status: dict[str, Any] = msgspec.to_builtins(statuses[node])
-        fields["status"] = _lines(status) if short else status
+        fields["status"] = lines(status) if short else status
     return fields
 
 
@@ -102,7 +102,7 @@ async def _task(client: Client, name: str, short: bool) -> dict[str, Any]:
         text = bytes(dead.task) if text is None and dead else text
         if text is not None:
             record = msgspec.json.decode(text)
-            fields["task"] = _cut(_lines(record)) if short else record
+            fields["task"] = _cut(lines(record)) if short else record
     except (BadRecord, msgspec.DecodeError) as error:
         fields["malformed"] = str(error)
     result = await client.outcome(task)
@@ -110,7 +110,7 @@ async def _task(client: Client, name: str, short: bool) -> dict[str, Any]:
         tried = [f"{a.cause} on {a.node}: {a.message}" for a in dead.attempts]
         fields["attempts"] = "\n".join(tried) if short else tried
     if result is not None:
-        fields["result"] = _lines(_of_result(result, short)) if short else _of_result(result, short)
+        fields["result"] = lines(_of_result(result, short)) if short else _of_result(result, short)
     return fields
 
 
@@ -140,7 +140,7 @@ def _of_result(result: Any, short: bool) -> dict[str, Any]:
     return fields
 
 
-def _lines(record: dict[str, Any]) -> str:
+def lines(record: dict[str, Any]) -> str:
     import msgspec
 
     lines = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkd.cli.connection import full_name, with_client
+from zkd.cli.exits import Exit, Stop
 from zkd.cli.task_options import NumbersCommand, task_options
 
 if TYPE_CHECKING:
@@ -85,7 +86,12 @@ async def every(client: Client, span: int, name: str, overlap: Any, **task: Any)
 async def _say(
     client: Client, name: str, when: When, kernel: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    await client.options(**options).schedule(name, when, kernel, *args, **kwargs)
+    from zkd.errors import BadRecord
+
+    try:
+        await client.options(**options).schedule(name, when, kernel, *args, **kwargs)
+    except BadRecord as error:
+        raise Stop(Exit.USAGE, f"error: {error}\n  `zkd schema schedule` says what a schedule looks like.") from None
     seen = await client.scheduled(name)
     following = f", next at {shown(seen.next)}" if seen is not None and seen.next is not None else ""
     click.echo(f"{name} set{following}")
@@ -159,15 +165,17 @@ def _row(seen: Scheduled) -> dict[str, Any]:
 async def described(client: Client, name: str, short: bool) -> dict[str, Any]:
     import msgspec
 
+    from zkd.cli.describe import lines
+
     full = await _named(client, name)
     seen = await client.scheduled(full)
     if seen is None:
         return {"name": full}
     fields = {**_row(seen), "why": await client.why(full)}
-    if seen.schedule is not None:
-        fields["schedule"] = msgspec.json.decode(msgspec.json.encode(seen.schedule))
-    if seen.state is not None:
-        fields["noted"] = msgspec.to_builtins(seen.state)
+    for name, record in {"schedule": seen.schedule, "noted": seen.state}.items():
+        if record is not None:
+            as_json: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record))
+            fields[name] = lines(as_json) if short else as_json
     return fields
 
 

@@ -7,10 +7,12 @@ leads, no node serves HTTP or no answer comes soon, the same picture that any cl
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from zkd import codec
 from zkd.client.explain import Picture, explain, is_waiting
+from zkd.client.schedules import explain_schedule
 from zkd.errors import BadRecord, NoNode, ZooKeeperError
 from zkd.paths import is_name
 from zkd.records import Assignment
@@ -25,13 +27,23 @@ ANSWER_BYTES_MAX = 64 * 1024
 
 
 async def why(client: Client, box: DropBox, task: TaskId) -> str:
-    """In words; empty if the tree has nothing of this id."""
+    """In words, of a task or of a schedule; empty if the tree has neither of this name."""
     picture = await _picture(client, box, task)
     if is_waiting(picture):
         words = await _leader_says(picture, client, box)
         if words:
             return words
-    return explain(picture)
+    return explain(picture) or await _of_schedule(client, task)
+
+
+async def _of_schedule(client: Client, name: str) -> str:
+    """When the schedule of this name fires next; empty if there is none."""
+    seen = await client.scheduled(name)
+    if seen is None:
+        return ""
+    last = seen.state.task if seen.state is not None else None
+    is_unfinished = last is not None and await client.session.exists(client.paths.task(last)) is not None
+    return explain_schedule(seen, await client.leader(), datetime.now(UTC), is_unfinished=is_unfinished)
 
 
 async def _leader_says(picture: Picture, client: Client, box: DropBox) -> str:

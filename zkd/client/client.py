@@ -11,7 +11,6 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zkd import codec
@@ -24,7 +23,7 @@ from zkd.client.handles import Handle
 from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
 from zkd.client.room import told
-from zkd.client.schedules import Scheduled, When, explain_schedule, paused_text, scheduled
+from zkd.client.schedules import Scheduled, When, paused_text, scheduled
 from zkd.client.uploads import Uploads
 from zkd.errors import (
     BadRecord,
@@ -193,9 +192,6 @@ class Client:
         """
         text = await asking.why(self, self._box, task)
         if not text:
-            recurring = await self.scheduled(task)
-            if recurring is not None:
-                return explain_schedule(recurring, await self.leader(), datetime.now(UTC))
             raise TaskNotFound(f"there is neither task nor result {task} below {self.paths.root}")
         return text
 

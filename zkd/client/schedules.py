@@ -111,16 +111,16 @@ def scheduled(name: str, text: bytes, mtime_ms: int, czxid: int, state: Schedule
     return Scheduled(name, schedule, known, told, None if following is None else moment(following))
 
 
-def explain_schedule(seen: Scheduled, leader: Leader | None, now: datetime) -> str:
-    """When it fires next and what it did so far, in words."""
+def explain_schedule(seen: Scheduled, leader: Leader | None, now: datetime, *, is_unfinished: bool = False) -> str:
+    """When it fires next and what it did so far, in words. `is_unfinished`: the task that it dropped last."""
     if seen.error is not None:
         return f"It is a schedule and nothing fires: {seen.error}."
     state, schedule = seen.state, seen.schedule
     assert schedule is not None
     what, so_far = f"It is a schedule ({seen.timing})", ""
     if state is not None and seen.last is not None:
-        counts = f"{state.fired} slots fired so far, {state.skipped} were skipped"
-        so_far = f" {counts}; the last was {shown(seen.last)}."
+        counts = f"{_times(state.fired)} so far and skipped {_slots(state.skipped)}"
+        so_far = f" It fired {counts}; the last was {shown(seen.last)}."
     if schedule.paused:
         return f"{what}, and paused: `zkd schedule resume {seen.name}` lets it fire again.{so_far}"
     if seen.next is None:
@@ -130,9 +130,17 @@ def explain_schedule(seen: Scheduled, leader: Leader | None, now: datetime) -> s
     left_s = (seen.next - now).total_seconds()
     when = f"in {span(left_s)}" if left_s >= 0 else "any moment now"
     skips = ""
-    if schedule.overlap == "skip" and state is not None and state.task is not None:
+    if is_unfinished and schedule.overlap == "skip" and state is not None:
         skips = f" It skips slots while {state.task} is not finished."
     return f"{what}: it fires next at {shown(seen.next)}, {when}.{skips}{so_far}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _slots(count: int) -> str:
+    return f"{count} slot{'' if count == 1 else 's'}"
 
 
 def shown(at: datetime) -> str:
