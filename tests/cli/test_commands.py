@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+import zkd as library
 from tests.cli.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -358,6 +360,16 @@ def test_a_root_of_ones_own_is_another_cluster(zkd: Zkd) -> None:
     ran = zkd("status", "--root", "/elsewhere")
     assert ran.code == 0
     assert re.search(r"^leader: +nobody$", ran.out, re.MULTILINE)
+
+
+async def test_a_malformed_task_that_nobody_has_refused_yet_is_a_row_like_others(dev: Dev, zkd: Zkd) -> None:
+    async with library.Client(dev.hosts, root="/elsewhere") as client:
+        await client.submit("numpy.sum", [1])
+        await client.session.create(client.paths.task("bad"), b"{")
+    ran = await asyncio.to_thread(zkd, "--root", "/elsewhere", "get", "tasks")
+    assert (ran.code, ran.err) == (0, "")
+    assert re.search(r"^bad +- +malformed +- ", ran.out, re.MULTILINE)
+    assert re.search(r"^t-\S+ +numpy.sum +waiting ", ran.out, re.MULTILINE)
 
 
 def test_run_says_what_it_waits_for_and_takes_its_task_back(zkd: Zkd) -> None:

@@ -24,10 +24,22 @@ LIMIT = 500  # tasks and results that are read for a table; names are listed wit
 WIDE = {
     "nodes": ("load", "labels", "address", "version"),
     "results": ("size_bytes",),
-    "tasks": ("priority",),
+    "tasks": ("priority", "submitter"),
     "kernels": ("signature",),
     "schedules": ("overlap", "task"),
 }
+
+TASK_COLUMNS = (
+    "id",
+    "kernel",
+    "state",
+    "node",
+    "attempt",
+    "progress",
+    "priority",
+    "submitter",
+    "age_s",
+)
 
 RESOURCES = ("nodes", "tasks", "results", "kernels", "dead", "schedules", "limits")
 
@@ -142,24 +154,17 @@ async def tasks(client: Client, name: str | None, limit: int, only_names: bool) 
     for task, znode in zip(names, found, strict=True):
         if isinstance(znode, ZooKeeperError):
             continue  # it ended meanwhile
+        row: Row = dict.fromkeys(TASK_COLUMNS)
+        row |= {"id": task, "age_s": round(time.time() - znode.stat.ctime / 1000, 3)}
+        rows.append(row)
         try:
             record = decode_task(znode.data)
         except BadRecord:
-            rows.append({"id": task, "kernel": None, "state": "malformed", "node": None, "attempt": None})
+            row["state"] = "malformed"
             continue
         state, node, attempt, progress = places.get(task, ("waiting", None, len(record.attempts), None))
-        rows.append(
-            {
-                "id": task,
-                "kernel": record.kernel,
-                "state": state,
-                "node": node,
-                "attempt": attempt,
-                "progress": progress,
-                "priority": record.priority,
-                "age_s": round(time.time() - znode.stat.ctime / 1000, 3),
-            }
-        )
+        row |= {"kernel": record.kernel, "state": state, "node": node, "attempt": attempt, "progress": progress}
+        row |= {"priority": record.priority, "submitter": record.submitter}
     return rows
 
 
