@@ -60,7 +60,7 @@ class Dispatch:
         self._is_unsorted = False  # the lanes of what waits are to be chosen anew
         self._timers: list[tuple[float, int, TaskId]] = []
         self._timers_max = TIMERS_KEPT
-        self._trims: list[tuple[float, NodeId]] = []
+        self._trims: dict[NodeId, float] = {}  # whose list is to be written again, and when; the next one first
         self._dirty: set[NodeId] = set()
         # What stands in assign/<node> for a former life of the node and is yet to be taken back: until then the list
         # is not overwritten, or a leader that is lost in between would leave nobody who knows of that attempt.
@@ -203,6 +203,7 @@ class Dispatch:
         """The node's session is over. What it held runs again elsewhere, if its budget allows."""
         member = self.members.pop(node, None)
         self._dirty.discard(node)
+        self._trims.pop(node, None)
         if member is None:
             return
         self._catalogue.left(member.kernels)
@@ -277,7 +278,7 @@ class Dispatch:
         self._out = []
         for node in sorted(self._dirty):
             member = self.members[node]
-            member.trim_at = None
+            self._trims.pop(node, None)
             if node in self._owed:
                 continue
             out.append(
@@ -299,18 +300,19 @@ class Dispatch:
         """When to ask again even if nothing happens."""
         timers = (
             self._timers[0][0] if self._timers else None,
-            self._trims[0][0] if self._trims else None,
+            next(iter(self._trims.values()), None),
             self._strangers.timer(),
             self.queues.timer(),
         )
         return min((at for at in timers if at is not None), default=None)
 
     def _fire_timers(self, now: float) -> None:
-        while self._trims and self._trims[0][0] <= now:
-            at, name = heapq.heappop(self._trims)
-            member = self.members.get(name)
-            if member is not None and member.trim_at == at:
-                self._dirty.add(name)
+        while self._trims:
+            name, at = next(iter(self._trims.items()))
+            if at > now:
+                break
+            del self._trims[name]
+            self._dirty.add(name)
         while self._timers and self._timers[0][0] <= now:
             _, czxid, task_id = heapq.heappop(self._timers)
             entry = self.tasks.get(task_id)
@@ -407,9 +409,7 @@ class Dispatch:
 
     def _trim(self, member: Member, now: float) -> None:
         """Have the list of this node written again before long."""
-        if member.trim_at is None:
-            member.trim_at = now + TRIM_S
-            heapq.heappush(self._trims, (member.trim_at, member.record.node))
+        self._trims.setdefault(member.record.node, now + TRIM_S)
 
     def _lost_holder(self, entry: Entry, node: NodeId, cause: Cause = "node_loss") -> None:
         losses = 1 + sum(attempt.cause == "node_loss" for attempt in entry.attempts)

@@ -92,7 +92,6 @@ class Member:
     memory_held: int = 0
     given: int = 0  # tasks in this reign
     pace: Pace = field(default_factory=Pace)
-    trim_at: float | None = None
     ended: deque[tuple[float, Mourn]] = field(default_factory=deque)
 
     @property
