@@ -42,7 +42,7 @@ from zkd.node.heartbeat import Heartbeat, memory_bytes
 from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.node.scheduler import Scheduler
-from zkd.paths import Paths, is_name
+from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
 from zkd.store import BlobStore, Home
@@ -267,7 +267,7 @@ class Daemon:
     async def _lead(self, reign: Reign) -> None:
         async with asyncio.TaskGroup() as group:
             beside = [
-                group.create_task(self.reaper.run(reign.check, self._ended)),
+                group.create_task(self.reaper.run(reign.check, self._ended, self._is_wanted)),
                 group.create_task(self.scheduler.run(reign.session_id, reign.check)),
             ]
             try:
@@ -284,6 +284,10 @@ class Daemon:
     def _ended(self) -> dict[str, float | None]:
         mind = self.dispatcher.mind
         return {} if mind is None else mind.ended
+
+    def _is_wanted(self, task_id: TaskId) -> bool:
+        mind = self.dispatcher.mind
+        return mind is None or mind.wants(task_id)  # while it loads, nobody knows
 
     def _joined(self, incarnation: str, session_id: int) -> None:
         self.executor.joined(incarnation, session_id)

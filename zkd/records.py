@@ -32,6 +32,7 @@ EMPTY_OBJECT = Raw(b"{}")
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86400)]
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
 
 
@@ -54,6 +55,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     submitter: Text | None = None  # whose turn it is among tasks of one priority
     timeout_s: PositiveSeconds | None = None  # of one attempt
     retries: Annotated[int, Meta(ge=0, le=100)] = 0  # further attempts after an error, crash or timeout
+    after: Annotated[list[Id], Meta(max_length=1000)] = []  # tasks that have to be done before
     delay_s: Seconds = 0.0  # not before this many seconds after its creation
     not_after_s: PositiveSeconds | None = None  # worthless this many seconds after its creation
     labels: dict[str, str] = {}  # only on nodes that carry all of these

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.core.scene import node
-from zkd.core.commands import Assign, Command, End, Mourn, TakeBack
+from zkd.core.commands import Assign, Command, End, Look, Mourn, TakeBack
 from zkd.core.dispatch import Dispatch
 from zkd.core.picture import Phase, fits
 from zkd.errors import BadRecord
-from zkd.records import CHARGED, Assigned, Attempt, Node, NodeState, Task
+from zkd.records import CHARGED, Assigned, Attempt, Limit, Node, NodeState, Task
 
 NAMES = ("a", "b", "c")
 KERNELS = ("k", "rare", "absent")
@@ -55,6 +55,11 @@ tasks = st.builds(
 )
 
 
+limits = st.sampled_from(
+    [None, None, Limit(at_once=1), Limit(at_once=0), Limit(per_s=1.0), Limit(per_s=100.0, burst=3)]
+)
+
+
 class Cluster(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -66,15 +71,22 @@ class Cluster(RuleBasedStateMachine):
         self.excused: set[str] = set()
         self.nodes: dict[str, There] = {}
         self.states: dict[str, NodeState] = {}
+        self.limits: dict[str, Limit] = {}
+        self.starts: dict[str, list[float]] = {}  # of each limited kernel, since that was said or the leader began
         self.lists: dict[str, tuple[str, list[Assigned]]] = {}
         self.mind = Dispatch("a")
         self.lives = 0
 
     # --- What happens -----------------------------------------------------------------------------------
 
-    @rule(task=tasks, is_bad=st.sampled_from([False] * 9 + [True]))
-    def a_task_is_dropped(self, task: Task, is_bad: bool) -> None:
+    @rule(
+        task=tasks,
+        is_bad=st.sampled_from([False] * 9 + [True]),
+        after=st.sampled_from([(), (), (), (-1,), (-1, -3), (1,), (0,), (-1, 2)]),
+    )
+    def a_task_is_dropped(self, task: Task, is_bad: bool, after: tuple[int, ...]) -> None:
         self.zxid += 1
+        task = msgspec.structs.replace(task, after=[f"t{self.zxid + offset}" for offset in after])
         task_id = f"t{self.zxid}"
         self.dropped.add(task_id)
         self.tree[task_id] = Znode(self.zxid, task, self.now, is_bad=is_bad)
@@ -115,6 +127,11 @@ class Cluster(RuleBasedStateMachine):
         self.mind.node_state(name, state)
         self.obey()
 
+    @rule(kernel=st.sampled_from(["k", "rare"]), limit=limits)
+    def an_operator_limits_a_kernel(self, kernel: str, limit: Limit | None) -> None:
+        self.set_limit(kernel, limit)
+        self.obey()
+
     @rule(step_s=st.sampled_from([0.001, 0.05, 0.3, 2.0, 31.0]))
     def time_passes(self, step_s: float) -> None:
         until = self.now + step_s
@@ -131,6 +148,9 @@ class Cluster(RuleBasedStateMachine):
         former, self.mind = self.mind, Dispatch(self.mind.me)
         for name, state in self.states.items():
             self.mind.node_state(name, state)
+        for kernel, limit in self.limits.items():
+            self.starts[kernel] = []
+            self.mind.limit_set(kernel, limit, self.now)
         for there in self.nodes.values():
             self.mind.node_here(there.record, self.now)
         if remembers:
@@ -179,11 +199,28 @@ class Cluster(RuleBasedStateMachine):
         for name, member in self.mind.members.items():
             if member.takes_work and not member.held and name not in kept:
                 waiting = [e.id for e in self.mind.tasks.values() if e.phase is Phase.READY]
-                able = [t for t in waiting if self.suits(t, name)]
+                able = [t for t in waiting if self.suits(t, name) and self.mind.tasks[t].need.kernel not in self.limits]
                 assert not able, f"{able} wait while {name} has nothing to do"
 
+    @invariant()
+    def limits_are_kept(self) -> None:
+        for kernel, limit in self.limits.items():
+            starts = self.starts[kernel]
+            if limit.per_s is not None:
+                burst = limit.burst or max(1, int(limit.per_s / 10))
+                for first in range(len(starts)):
+                    for last in range(first, len(starts)):
+                        assert last - first + 1 <= burst + limit.per_s * (starts[last] - starts[first]) + 1e-3
+
+    @invariant()
+    def nothing_runs_before_what_it_waits_for_is_done(self) -> None:
+        for _, line in self.held():
+            assert all(self.results.get(task_id) == "done" for task_id in self.tree[line.id].task.after)
+
     def teardown(self) -> None:
-        """All nodes come, and everything ends."""
+        """All nodes come, limits go, what is promised is cancelled, and everything ends."""
+        for kernel in list(self.limits):
+            self.set_limit(kernel, None)
         for name in NAMES:
             self.states[name] = "active"
             self.mind.node_state(name, "active")
@@ -194,6 +231,10 @@ class Cluster(RuleBasedStateMachine):
                 break
             for name, line in self.held():
                 self.end_run(name, line, "done")
+            for task_id, znode in list(self.tree.items()):
+                if any(awaited not in self.tree and awaited not in self.results for awaited in znode.task.after):
+                    del self.tree[task_id]
+                    self.mind.task_gone(task_id, self.now)
             self.obey()
             self.time_passes(0.3)
         assert not self.tree, f"never ended: {self.tree}, {self.mind.tasks}"
@@ -233,6 +274,13 @@ class Cluster(RuleBasedStateMachine):
             self.obey()
         self.nodes[name] = There(record)
         self.mind.node_here(record, self.now)
+
+    def set_limit(self, kernel: str, limit: Limit | None) -> None:
+        self.limits.pop(kernel, None)
+        if limit is not None:
+            self.limits[kernel] = limit
+            self.starts[kernel] = []
+        self.mind.limit_set(kernel, limit, self.now)
 
     def publish(self, task_id: str, status: str) -> None:
         assert task_id not in self.results, f"{task_id} ended as {self.results[task_id]} and as {status}"
@@ -277,6 +325,13 @@ class Cluster(RuleBasedStateMachine):
             znode = self.tree.get(command.id)
             if znode is not None and znode.version == command.version:
                 self.moved(command.id, command.attempt)
+        elif isinstance(command, Look):
+            for task_id in command.ids:
+                if task_id in self.results:
+                    status = "done" if self.results[task_id] == "done" else "failed"
+                    self.mind.dependency_ended(task_id, status, self.now)  # type: ignore[arg-type]
+                else:
+                    self.mind.dependency_open(task_id, self.now)
         else:
             assert isinstance(command, Mourn)
             assert command.id not in self.tree, "mourned, and alive"
@@ -299,6 +354,12 @@ class Cluster(RuleBasedStateMachine):
             if there.lines.get(task_id) != line:
                 assert self.states.get(command.node, "active") == "active"
                 assert self.suits(task_id, command.node)
+                kernel = self.tree[task_id].task.kernel
+                if kernel in self.limits:
+                    self.starts[kernel].append(self.now)
+                    at_once = self.limits[kernel].at_once
+                    held = [line for _, line in self.held() if self.tree[line.id].task.kernel == kernel]
+                    assert at_once is None or len(held) < at_once or task_id in [line.id for line in held]
         for task_id in there.lines:
             if task_id not in lines and task_id not in self.tree and task_id not in self.results:
                 self.publish(task_id, "cancelled")  # as its holder does

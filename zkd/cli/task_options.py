@@ -45,6 +45,11 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
         "submitter",
         {"metavar": "NAME", "help": "Whose task it is: submitters take turns."},
     ),
+    "after": (
+        ("--after", "after"),
+        "after",
+        {"multiple": True, "metavar": "ID", "help": "Not before this task is done."},
+    ),
     "delay": (("--delay",), "delay_s", {"type": float, "metavar": "S", "help": "Not before so many seconds."}),
     "not_after": (
         ("--not-after",),
@@ -72,7 +77,9 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, (_, field, _) in _OPTIONS.items():
             value = given.pop(name)
             if value is not None and value != ():
-                options[field] = read_labels(value) if name == "labels" else value
+                options[field] = (
+                    read_labels(value) if name == "labels" else list(value) if isinstance(value, tuple) else value
+                )
         given["args"] = [read_argument(arg) for arg in given["args"]]
         given["kwargs"] = read_named(given.pop("named"))
         return command(*positional, options=options, **given)

@@ -58,6 +58,7 @@ class TaskOptions(TypedDict, total=False):
     submitter: str | None
     timeout_s: float | None
     retries: int
+    after: list[TaskId]  # runs when these are done, and fails if one of them ends otherwise
     delay_s: float
     not_after_s: float | None
     labels: dict[str, str]

@@ -68,4 +68,11 @@ class Mourn:
     traceparent: str | None
 
 
-Command = Assign | End | Refuse | TakeBack | Mourn
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look how these ended: tell the mind the status in each one's result, or that there is none."""
+
+    ids: list[TaskId]
+
+
+Command = Assign | End | Refuse | TakeBack | Mourn | Look

@@ -23,13 +23,14 @@ import msgspec
 
 from zkd.core.admission import REFUSAL_TTL_S, Admission, Room
 from zkd.core.catalogue import Catalogue, Strangers
-from zkd.core.commands import Assign, Command, End, Mourn, Refuse, TakeBack
+from zkd.core.commands import Assign, Command, End, Look, Mourn, Refuse, TakeBack
+from zkd.core.dependencies import Dependencies
 from zkd.core.limits import Limits
 from zkd.core.picture import Entry, Member, Need, Phase, graded
 from zkd.core.queues import Queues
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
-from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Cause, Fault, Node, NodeState, Status, Task
+from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Cause, Fault, Limit, Node, NodeState, Status, Task
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
@@ -57,6 +58,7 @@ class Dispatch:
         self._strangers = Strangers()
         self._limits = Limits()
         self.queues = Queues(me, self.tasks, self.members, self._catalogue, self._limits)
+        self.dependencies = Dependencies(self.tasks)
         self._is_unsorted = False  # the lanes of what waits are to be chosen anew
         self._timers: list[tuple[float, int, TaskId]] = []
         self._timers_max = TIMERS_KEPT
@@ -122,12 +124,44 @@ class Dispatch:
         due_at = now + task.delay_s - age_s if task.delay_s else 0.0
         if task.attempts and task.attempts[-1].cause in CHARGED:
             due_at = max(due_at, now + backoff_s(sum(a.cause in CHARGED for a in task.attempts)))
+        entry.due_at = due_at
         if due_at > now:
             entry.phase = Phase.WAITING
-            entry.due_at = due_at
             self._set_timer(due_at, entry)
-        else:
+        if task.after and not task.attempts:  # what was tried before had all that it waits for
+            self._wait_for(entry, task.after, now)
+        elif due_at <= now:
             self._make_ready(entry)
+
+    def _wait_for(self, entry: Entry, after: list[TaskId], now: float) -> None:
+        cycle = self.dependencies.cycle(entry.id, after)
+        if cycle is not None:
+            way = " -> ".join(cycle if len(cycle) <= 10 else [*cycle[:5], "...", *cycle[-4:]])
+            message = f"$.after: expected tasks that do not wait for this one, got {way}"
+            self._end(entry, "rejected", Fault("task", message, path="$.after"))
+            return
+        entry.phase = Phase.WAITING
+        entry.is_dependent = True
+        self.dependencies.add(entry.id, after, now)
+
+    def dependency_ended(self, task_id: TaskId, status: Status, now: float) -> None:
+        """A task that others wait for has this result."""
+        for dependent in self.dependencies.ended(task_id):
+            entry = self.tasks[dependent]
+            if status != "done":
+                message = f"it was to run after {task_id}, which ended {status}"
+                self._end(entry, "failed", Fault("dependency", message, path="$.after"), is_dead=True)
+            elif not self.dependencies.pending[dependent] and entry.due_at <= now:
+                self._make_ready(entry)
+
+    def dependency_open(self, task_id: TaskId, now: float) -> None:
+        """A task that others wait for has no result yet."""
+        self.dependencies.not_ended(task_id, now)
+
+    def limit_set(self, kernel: str, limit: Limit | None, now: float) -> None:
+        """What operators want of a kernel; None: nothing any more."""
+        self._is_unsorted = self._limits.set(kernel, limit, now) or self._is_unsorted
+        self.queues.limit_eased(kernel)
 
     def task_moved(self, task_id: TaskId) -> None:
         """The task's znode was rewritten; what it says now is yet to be read."""
@@ -137,6 +171,7 @@ class Dispatch:
     def task_gone(self, task_id: TaskId, now: float) -> None:
         """The task's znode is no longer there: its holder ended it, or somebody cancelled it."""
         entry = self.tasks.pop(task_id, None)
+        self.dependencies.gone(task_id, now)
         if entry is None:
             if task_id not in self.ended:  # it came and went before it was read: nobody else knows of it
                 self._mourn(Mourn(task_id, 0, 0, [], None, None))
@@ -274,6 +309,9 @@ class Dispatch:
         if self._is_unsorted:
             self._sort_anew()
         self.queues.match(now, lambda entry, member: self._assign(entry, member, now))
+        looks = self.dependencies.due(now)
+        if looks:
+            self._out.append(Look(looks))
         out = self._out
         self._out = []
         for node in sorted(self._dirty):
@@ -291,6 +329,10 @@ class Dispatch:
         self._dirty.intersection_update(self._owed)
         return out
 
+    def wants(self, task_id: TaskId) -> bool:
+        """Whether the result of this task has to stay where it is: others are to run after it."""
+        return task_id in self.dependencies
+
     @property
     def has_waiting(self) -> bool:
         """Whether tasks wait for a node."""
@@ -303,6 +345,7 @@ class Dispatch:
             next(iter(self._trims.values()), None),
             self._strangers.timer(),
             self.queues.timer(),
+            self.dependencies.timer(),
         )
         return min((at for at in timers if at is not None), default=None)
 
@@ -320,7 +363,7 @@ class Dispatch:
                 continue  # an assigned task's deadline is its holder's business
             if entry.expires_at is not None and entry.expires_at <= now:
                 self._end(entry, "expired", Fault("expired", "not_after_s passed before the task was started"))
-            elif entry.phase is Phase.WAITING and entry.due_at <= now:
+            elif entry.phase is Phase.WAITING and entry.due_at <= now and not self.dependencies.pending.get(task_id):
                 self._make_ready(entry)
 
     # --- One task ---------------------------------------------------------------------------------------
@@ -456,8 +499,12 @@ class Dispatch:
                     self._end(entry, "rejected", Fault("kernel", message, path="$.kernel"))
 
     def _end_wait(self, entry: Entry) -> None:
+        """It waits no longer, in a lane or for other tasks."""
         if entry.lanes:
             self.queues.leave(entry)
+        if entry.is_dependent:
+            entry.is_dependent = False
+            self.dependencies.forget(entry.id)
 
     def _end(self, entry: Entry, status: Status, error: Fault, *, is_dead: bool = False) -> None:
         self._end_wait(entry)
@@ -509,6 +556,7 @@ class Dispatch:
             "members": len(self.members),
             "states": len(self.states),
             "owed": sum(map(len, self._owed.values())),
+            "dependents": len(self.dependencies.pending),
         }
 
     def check(self) -> Iterator[str]:
@@ -534,6 +582,9 @@ class Dispatch:
             yield f"{admitted} tasks were admitted, and {self.admission.total.tasks} are counted"
             if bool(entry.lanes) and entry.phase is not Phase.READY:
                 yield f"{entry.id} is {entry.phase}, and waits in a lane"
+            if entry.is_dependent != (entry.id in self.dependencies.pending):
+                yield f"{entry.id} waits for others: {entry.is_dependent}, which they know otherwise"
+        yield from self.dependencies.check(self.tasks)
         yield from self.queues.check()
         counted: Counter[str] = Counter()
         running: Counter[str] = Counter()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from zkd.records import Limit
 
 BURST_S = 0.1  # what accrues in so long may start at once where `burst` does not say, and at least one
+ROUNDING_S = 1e-6  # sums of intervals are not exact, and a burst is not to be one short for it
 NEVER = float("inf")  # not by the passing of time
 
 
@@ -60,7 +61,7 @@ class Limits:
         at_once = gate.limit.at_once
         if at_once is not None and self._held[kernel] >= at_once:
             return NEVER
-        return gate.open_at if gate.limit.per_s is not None else now
+        return gate.open_at - ROUNDING_S if gate.limit.per_s is not None else now
 
     def gave(self, kernel: str) -> None:
         self._held[kernel] += 1

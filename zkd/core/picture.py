@@ -71,6 +71,7 @@ class Entry:
     size: int | None = None  # bytes of its znode, once it was admitted
     lanes: tuple[Lane, ...] = ()  # where it waits while it is ready
     given_at: float = 0.0
+    is_dependent: bool = False  # it waits for other tasks
 
     @property
     def attempt(self) -> int:

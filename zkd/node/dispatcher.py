@@ -1,8 +1,9 @@
 """The leader's hands: tells `zkd.core.dispatch` what happens in the tree, and does what it says.
 
-Everything is read once and watched afterwards: one recursive watch on tasks/, one on nodes/, one on the
-node states. An event only names a path; what stands there is read, many paths to a packet. After every
-reconnect the picture is thrown away and made anew from the tree, because watches do not replay.
+Everything is read once and watched afterwards: one recursive watch each on tasks/, on nodes/, on what operators
+want of nodes, and on the limits of kernels. An event only names a path; what stands there is read, many paths to
+a packet. After every reconnect the picture is thrown away and made anew from the tree, because watches do not
+replay.
 
 All writes carry the epoch check, so a deposed leader cannot change anything. A write that is refused
 because a task has moved on needs no answer here: the same change is on its way as an event.
@@ -21,7 +22,7 @@ from structlog.typing import FilteringBoundLogger as Log
 from zkd import codec
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
-from zkd.core.commands import Assign, End, Mourn, Refuse, TakeBack
+from zkd.core.commands import Assign, End, Look, Mourn, Refuse, TakeBack
 from zkd.core.dispatch import Dispatch
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
@@ -37,7 +38,7 @@ from zkd.errors import (
     ZooKeeperError,
 )
 from zkd.paths import NodeId, Paths, TaskId, is_name, leaf
-from zkd.records import Assignment, Dead, Node, OperatorState, Result, Task
+from zkd.records import Assignment, Dead, Limit, Node, OperatorState, Result, Task
 from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
 
 READ_AT_ONCE = 100
@@ -115,7 +116,7 @@ class Dispatcher:
     async def lead(self, session_id: int, epoch: int, check: Check) -> None:
         """One reign. Ends when the epoch is over; cancelled when the session is."""
         unsubscribe = self._session.subscribe(lambda _: self._wake.set())
-        watched = (self._paths.tasks, self._paths.nodes, self._paths.node_states)
+        watched = (self._paths.tasks, self._paths.nodes, self._paths.node_states, self._paths.limits)
         is_watching = False
         if self._last is not None and self._last[0] == epoch - 1:
             self.mind = self._last[1]  # nobody led in between: what waited then and is gone was cancelled
@@ -198,6 +199,8 @@ class Dispatcher:
         now = self._now()
         for node, got in await self._read_all(self._paths.node_states):
             self._node_state(mind, node, got.data)
+        for kernel, got in await self._read_all(self._paths.limits):
+            self._limit(mind, kernel, got.data, now)
         for node, got in await self._read_all(self._paths.nodes):
             self._node_here(mind, node, got, now)
         given = []
@@ -270,6 +273,8 @@ class Dispatcher:
                     mind.node_lost(node, now)
                 elif path.startswith(f"{self._paths.node_states}/"):
                     mind.node_state(leaf(path), "active")
+                elif path.startswith(f"{self._paths.limits}/"):
+                    mind.limit_set(leaf(path), None, now)
                 else:
                     raise NoNode(path, "a directory was deleted")
             elif event.type is not EventType.CHILDREN:
@@ -287,6 +292,8 @@ class Dispatcher:
             return
         if path.startswith(f"{self._paths.node_states}/"):
             self._node_state(mind, leaf(path), got.data)
+        elif path.startswith(f"{self._paths.limits}/"):
+            self._limit(mind, leaf(path), got.data, self._now())
         elif path.startswith(f"{self._paths.nodes}/"):
             self._node_here(mind, leaf(path), got, self._now())
         self._wake.set()
@@ -312,6 +319,12 @@ class Dispatcher:
             mind.node_state(node, codec.decode(data, OperatorState).state)
         except BadRecord as error:
             self._log.warning("node.state_unreadable", of=node, error=str(error))
+
+    def _limit(self, mind: Dispatch, kernel: str, data: bytes, now: float) -> None:
+        try:
+            mind.limit_set(kernel, codec.decode(data, Limit), now)
+        except BadRecord as error:
+            self._log.warning("limit.unreadable", of=kernel, error=str(error), next="the last good one stays")
 
     async def _read_tasks(self, mind: Dispatch, group: asyncio.TaskGroup) -> None:
         """Read what events named; two packets are on their way at once, so that reading never waits for deciding."""
@@ -425,6 +438,8 @@ class Dispatcher:
                     refuses.append(command)
                 elif isinstance(command, TakeBack):
                     group.create_task(self._take_back(mind, command, session_id, check))
+                elif isinstance(command, Look):
+                    group.create_task(self._look(mind, command))
                 else:
                     mourns.append(command)
             if len(mourns) > MOURNED_UNSEEN_MAX:
@@ -558,6 +573,22 @@ class Dispatcher:
             refused = mind.admission.refused
             self._log.warning("tasks.refused", count=refused - min(count, refused), error=latest.error.message)
             self._refusals_told = (refused, now)
+
+    async def _look(self, mind: Dispatch, command: Look) -> None:
+        """How these tasks ended, of which others wait for the end."""
+        for start in range(0, len(command.ids), READ_AT_ONCE_FIRST):
+            some = command.ids[start : start + READ_AT_ONCE_FIRST]
+            found = await self._session.get_many([self._paths.result(task_id) for task_id in some])
+            for task_id, got in zip(some, found, strict=True):
+                try:
+                    if isinstance(got, ZooKeeperError):
+                        raise BadRecord("$", str(got))
+                    mind.dependency_ended(task_id, codec.decode(got.data, Result).status, self._now())
+                except BadRecord as error:
+                    if not isinstance(got, NoNode):
+                        self._log.warning("result.unreadable", id=task_id, error=str(error))
+                    mind.dependency_open(task_id, self._now())
+        self._wake.set()
 
     def _heed(self, ending: Ending) -> None:
         if ending in (Ending.DEPOSED, Ending.SESSION_OVER):

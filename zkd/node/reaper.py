@@ -3,7 +3,7 @@
 Times are counted from each znode's creation by the server's clock (`zkd.core.clock`). One list of names a
 round finds what is new; a result's own ``ttl_s`` is known from its task where this leader saw it, else the
 result is read once. When more results stand than a server should hold, those whose time is over next go
-before it, but none that was met less than a minute ago.
+before it, but none that was met less than a minute ago. A result that a waiting task names in `after` stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zkd import codec
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
 from zkd.errors import BadRecord, MultiFailed, NoNode, Unavailable, ZooKeeperError
-from zkd.paths import Paths, TaskId
+from zkd.paths import Paths, TaskId, leaf
 from zkd.records import Result
 from zkd.zk import Check, Delete, Session
 
@@ -69,21 +69,25 @@ class Reaper:
         """Results and dead tasks whose end is known."""
         return len(self._due)
 
-    async def run(self, check: Check, ended: Callable[[], Mapping[TaskId, float | None]]) -> None:
+    async def run(
+        self, check: Check, ended: Callable[[], Mapping[TaskId, float | None]], is_wanted: Callable[[TaskId], bool]
+    ) -> None:
         """One reign. `ended` gives the tasks that this leader saw end, with the `ttl_s` they asked for."""
         self._due.clear()
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             try:
-                await self._round(check, ended())
+                await self._round(check, ended(), is_wanted)
             except Unavailable:
                 pass  # the next round will do
             except ZooKeeperError as error:
                 self._log.info("reaper.interrupted", error=str(error))
             await asyncio.sleep(max(ROUND_S, (loop.time() - began) / ROUND_SHARE))
 
-    async def _round(self, check: Check, ended: Mapping[TaskId, float | None]) -> None:
+    async def _round(
+        self, check: Check, ended: Mapping[TaskId, float | None], is_wanted: Callable[[TaskId], bool]
+    ) -> None:
         now = asyncio.get_running_loop().time()
         names = await self._session.children(self._paths.results)
         former, due = self._due, dict[str, Due]()
@@ -112,6 +116,7 @@ class Reaper:
             crowded = self._first_to_go(excess, now)
             self._log.warning("results.crowded", there=len(names), too_many=excess, reaped_early=len(crowded))
             over += crowded
+        over = [path for path in over if not is_wanted(leaf(path))]
         for start in range(0, len(over), DELETE_AT_ONCE):
             await self._delete(check, over[start : start + DELETE_AT_ONCE])
         if over:
