@@ -1,9 +1,10 @@
 """What depth and breadth cost: 100,000 tasks dropped at once, a new leader at that depth, 1,000 nodes.
 
-    python -m benchmarks.scale [--only depth,takeover,nodes] [--tasks 100000] [--nodes 10,100,1000]
+    python -m benchmarks.scale [--only depth,takeover,fairness,overload,nodes] [--tasks 100000] [--nodes 10,1000]
 
 One synced Apache ZooKeeper. `depth`: a plain client creates the znodes one by one, 256 on their way at a time, and two
 real daemons of one slot each work them off. `takeover`: the same, and the leader is killed once all are accepted.
+`fairness`: another submitter's hundred tasks come behind them. `overload`: a fifth of them may wait at most.
 `nodes`: one real leader and light stand-ins for the other nodes: real sessions over sockets, each with its entry and a
 watch on its assign/, that end what they are given at once (benchmarks.standins). Counted are the server's own figures.
 """
@@ -35,10 +36,13 @@ from benchmarks.cluster import (
     save,
     until,
 )
+from zkd.errors import ZooKeeperError
 from zkd.zk import Session
 from zkd.zk.apache import ApacheServer
 
 IN_FLIGHT = 256
+OTHERS = 100
+QUEUE_MAX = 20_000  # of `overload`
 SAMPLE_S = 0.5
 TASK = b'{"kernel":"identity","args":["' + b"x" * 60 + b'"]}'
 
@@ -210,6 +214,68 @@ async def takeover(field: Field, n: int) -> Figures:
     }
 
 
+# --- Fairness ----------------------------------------------------------------------------------------------
+
+
+async def fairness(field: Field, n: int) -> Figures:
+    """A hundred tasks of somebody else, dropped behind all of these."""
+    accepted = await drop(field.session, n, "bulk", _of("bulk"))
+    queued, ended = await field.queued(), await field.ended()
+    began = time.monotonic()
+    await drop(field.session, OTHERS, "small", _of("small"))
+    paths = [PATHS.result(f"small-{number}") for number in range(OTHERS)]
+
+    async def are_there() -> bool:
+        return not any(isinstance(got, ZooKeeperError) for got in await field.session.get_many(paths))
+
+    await until(are_there, "the small submitter's tasks have ended", 300.0)
+    small = time.monotonic() - began
+    await until(lambda: _has_ended(field, n + OTHERS), "all have ended", 300.0, every_s=SAMPLE_S)
+    took = time.monotonic() - began
+    return {
+        "seconds until all were accepted": accepted,
+        "queued when the other one came": queued,
+        f"seconds until his {OTHERS} had ended": small,
+        "seconds until all had ended, which he would have waited in a line": took,
+        "ended before he came": ended,
+    }
+
+
+def _of(submitter: str) -> bytes:
+    return TASK.replace(b"{", b'{"submitter":"' + submitter.encode() + b'",', 1)
+
+
+# --- Overload ----------------------------------------------------------------------------------------------
+
+
+async def overload(field: Field, n: int) -> Figures:
+    """Many more than may wait: what is refused, how soon, and that the cluster does its work meanwhile."""
+    meter, lead = counters(field.server), field.nodes[0]
+    cpu = own_cpu_s(lead.pid)
+    deepest, began = 0, time.monotonic()
+    dropping = asyncio.create_task(drop(field.session, n, "flood", _of("flood")))
+    while not dropping.done() or await field.queued():
+        deepest = max(deepest, await field.queued())
+        await asyncio.sleep(0.1)
+    took = time.monotonic() - began
+    refused = 0
+    for first in range(0, n, 1000):
+        paths = [PATHS.result(f"flood-{number}") for number in range(first, min(n, first + 1000))]
+        found = await field.session.get_many(paths)
+        refused += sum(b'"rejected"' in got.data[:30] for got in found if not isinstance(got, ZooKeeperError))
+    return {
+        "may wait": QUEUE_MAX,
+        "dropped": n,
+        "seconds until all were accepted": await dropping,
+        "refused": refused,
+        "deepest queue": deepest,
+        "seconds until all had ended": took,
+        "CPU us a task, leader": (own_cpu_s(lead.pid) - cpu) / n * 1e6,
+        "packets received a task": (counters(field.server)["packets_received"] - meter["packets_received"]) / n,
+        "server MB": rss_mb(field.pids()["server"]),
+    }
+
+
 # --- All of it ---------------------------------------------------------------------------------------------
 
 
@@ -248,7 +314,7 @@ def across(wide: dict[int, dict[str, Figures]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="depth,takeover,nodes")
+    parser.add_argument("--only", default="depth,takeover,fairness,overload,nodes")
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--nodes", default="10,100,1000")
     parser.add_argument("--plot", type=Path)
@@ -269,6 +335,17 @@ def main() -> None:
             figures = uvloop.run(on_field(Path(home, "takeover"), takeover, options.tasks))
             found["takeover"] = figures
             text.append(f"| the leader killed at this depth | |\n|---|---|\n{rows(figures)}")
+            print(text[-1], flush=True)
+        if "fairness" in only:
+            figures = uvloop.run(on_field(Path(home, "fairness"), fairness, options.tasks))
+            found["fairness"] = figures
+            text.append(f"| another submitter behind them | |\n|---|---|\n{rows(figures)}")
+            print(text[-1], flush=True)
+        if "overload" in only:
+            room = {"ZKD_TASKS__QUEUE_MAX": str(QUEUE_MAX)}
+            figures = uvloop.run(on_field(Path(home, "overload"), overload, options.tasks, **room))
+            found["overload"] = figures
+            text.append(f"| more than may wait | |\n|---|---|\n{rows(figures)}")
             print(text[-1], flush=True)
         if "nodes" in only:
             counts = [int(count) for count in options.nodes.split(",")]

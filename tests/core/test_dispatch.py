@@ -690,15 +690,15 @@ def test_a_task_that_its_holder_ended_is_not_mourned() -> None:
 def test_timers_of_tasks_that_are_gone_are_not_kept_until_they_are_due(fields: dict[str, Any]) -> None:
     mind = cluster(node("a", 1))
     for n in range(5_000):
-        drop(mind, f"t{n}", n, **fields)
-        decided(mind)
-        mind.task_gone(f"t{n}", 0.0)
-    assert mind.sizes()["timers"] <= 1_001
-    drop(mind, "kept", 9_999, **fields)
+        drop(mind, f"t{n}", n, now=float(n), **fields)
+        decided(mind, float(n))
+        mind.task_gone(f"t{n}", float(n))
+    assert mind.sizes()["timers"] <= 1_002
+    drop(mind, "kept", 9_999, now=5_000.0, **fields)
     for n in range(10_000, 13_000):
-        drop(mind, f"t{n}", n, **fields)
-        mind.task_gone(f"t{n}", 0.0)
-    commands = mind.commands(86_401.0)
+        drop(mind, f"t{n}", n, now=5_000.0, **fields)
+        mind.task_gone(f"t{n}", 5_000.0)
+    commands = mind.commands(91_401.0)
     assert "kept" in {*ends(commands), *lists(commands).get("a", [])}
 
 
