@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkd.core.clock import ServerClock
-from zkd.core.credits import AHEAD_MAX, LEAD_S, Pace
+from zkd.core.credits import AHEAD_MAX, LEAD_S, Lead, Pace
 from zkd.core.queueing import Standing, sequence, standing
 
 
@@ -112,3 +112,32 @@ def test_a_steady_pace_is_given_what_it_finishes_in_the_lead() -> None:
         for _ in range(10):
             pace.finished(n * 0.01)
     assert pace.ahead(4.0) == pytest.approx(1000 * LEAD_S, abs=6)
+
+
+def simulated_rate(write_s: float, run_s: float, lead: Lead) -> float:
+    """Tasks a second of one slot, when each turn takes a write for the list and one for the ends; after ten seconds."""
+    pace, now, ended = Pace(), 0.0, 0
+    while now < 20.0:
+        lead.wrote(write_s)
+        given = 1 + pace.ahead(now, lead.s)
+        took_s = 2 * write_s + given * run_s
+        for number in range(given):  # their ends come in a few transactions
+            pace.finished(now + took_s * (0.8 + 0.2 * number / given))
+        now += took_s
+        ended += given if now > 10.0 else 0
+    return ended / 10.0
+
+
+@pytest.mark.parametrize("write_s", [0.002, 0.02, 0.1])
+def test_slow_writes_do_not_starve_a_node_of_quick_tasks(write_s: float) -> None:
+    assert simulated_rate(write_s, 0.0005, Lead()) > 0.4 / (0.0005 + 2 * write_s / AHEAD_MAX)
+
+
+def test_work_of_half_a_second_is_never_queued_ahead() -> None:
+    lead = Lead()
+    for _ in range(100):
+        lead.wrote(10.0)
+    pace = Pace(at=-0.55)
+    for number in range(20):
+        pace.finished(0.55 * number)
+        assert pace.ahead(0.55 * number, lead.s) == 0

@@ -300,6 +300,10 @@ class Dispatch:
         """The task that was to be mourned has a result now."""
         self._mourned.pop(task_id, None)
 
+    def assigned(self, took_s: float) -> None:
+        """A write of assignments was answered after so long."""
+        self.queues.room.lead.wrote(took_s)
+
     # --- What to do -------------------------------------------------------------------------------------
 
     def commands(self, now: float) -> list[Command]:

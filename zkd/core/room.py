@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from zkd.core.credits import Lead
 from zkd.core.fairness import Journal
 from zkd.core.picture import Member
 from zkd.paths import NodeId
@@ -24,6 +25,7 @@ class Room:
         self._me = me
         self.members = members
         self.roomier = Journal()  # nodes that may have more room than they had
+        self.lead = Lead()
         self._left: dict[NodeId, int] = {}
         self._now = 0.0
 
@@ -39,7 +41,7 @@ class Room:
             member = self.members.get(node)
             left = 0
             if member is not None and member.takes_work:
-                ahead = member.pace.ahead(self._now)
+                ahead = member.pace.ahead(self._now, self.lead.s)
                 left = member.record.slots + ahead - member.slots_held
                 # A busy node is refilled by the handful: a write of assign/<node> costs the same for one task.
                 if left <= ahead // 4:

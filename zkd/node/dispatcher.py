@@ -42,6 +42,7 @@ from zkd.records import Assignment, Dead, Limit, Node, OperatorState, Result, Ta
 from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
 
 READ_AT_ONCE = 100
+READS_IN_FLIGHT = 8  # a read waits behind the writes of its session: with two, 200 tasks a write was all it read
 READ_AT_ONCE_FIRST = 16  # until their size is known: a reply has no limit at the server
 REPLY_BYTES = 2_000_000
 # A change of state is told at once; this is for what a watch missed, and costs one list of children.
@@ -327,8 +328,8 @@ class Dispatcher:
             self._log.warning("limit.unreadable", of=kernel, error=str(error), next="the last good one stays")
 
     async def _read_tasks(self, mind: Dispatch, group: asyncio.TaskGroup) -> None:
-        """Read what events named; two packets are on their way at once, so that reading never waits for deciding."""
-        room = asyncio.Semaphore(2)
+        """Read what events named; several packets are on their way at once, so that reading never waits for deciding."""
+        room = asyncio.Semaphore(READS_IN_FLIGHT)
 
         async def read(some: list[TaskId]) -> None:
             try:
@@ -451,7 +452,9 @@ class Dispatcher:
                 some = refuses[start : start + REFUSED_AT_ONCE]
                 group.create_task(self._refuse(mind, some, session_id, check))
             if assigns:
+                began = self._now()
                 await self._assign(assigns, session_id, epoch, check)
+                mind.assigned(self._now() - began)
             now = self._now()
             if self._has_progress:
                 self._has_progress = False
