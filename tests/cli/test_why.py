@@ -104,6 +104,32 @@ def test_between_two_attempts(zkd: Zkd, why: Why) -> None:
     )
 
 
+def test_a_kernel_that_is_held_back(zkd: Zkd, why: Why) -> None:
+    assert zkd("limit", "test.nap", "--at-once", "0", "--reason", "the disk").code == 0
+    why(submit(zkd, "test.nap", "0"), r"limit.*test\.nap|test\.nap.*limit")
+
+
+def test_a_kernel_that_runs_often_enough(zkd: Zkd, why: Why) -> None:
+    assert zkd("limit", "test.nap", "--at-once", "1").code == 0
+    first = submit(zkd, "test.nap", "60", "--node", "dev-1")
+    why(first, "It runs on dev-1")
+    why(submit(zkd, "test.nap", "60"), r"limit.*test\.nap|test\.nap.*limit")
+
+
+def test_a_kernel_that_starts_no_oftener(zkd: Zkd, why: Why) -> None:
+    assert zkd("limit", "test.nap", "--per-second", "0.01", "--burst", "1").code == 0
+    submit(zkd, "test.nap", "0")
+    why(submit(zkd, "test.nap", "0"), r"limit.*test\.nap|test\.nap.*limit")
+
+
+def test_tasks_that_come_before(zkd: Zkd, why: Why) -> None:
+    before = submit(zkd, "numpy.sum", "[1]", "--label", "planet=mars")
+    task = submit(zkd, "numpy.sum", "[1]", "--after", before, "--after", "promised", "--submitter", "me")
+    why(task, rf"{before}.*promised|promised.*{before}")
+    row = next(row for row in zkd("get", "tasks", "-o", "json").json if row["id"] == task)
+    assert (row["submitter"], row["after"]) == ("me", [before, "promised"])
+
+
 def test_ends(zkd: Zkd, why: Why) -> None:
     done, failed = submit(zkd, "numpy.sum", "[1]"), submit(zkd, "test.fail", "so it goes")
     rejected, cancelled = submit(zkd, "no.such"), submit(zkd, "numpy.sum", "--label", "planet=mars")

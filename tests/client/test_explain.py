@@ -59,6 +59,15 @@ OTHER = NodeStatus("a", "1", "active", 2, 1, 0, [Running("t-0", "k", 1, 3.0)], 0
         (picture(assignments=FULL), "waits for a free slot: a has 0 of 2 free, b has 0 of 1 free. 3 tasks"),
         (picture(Task("k", slots=2), assignments={"a": assignment("x")}), "a has 1 of 2 free"),
         (
+            picture(Task("k", after=["x", "y", "z"]), unfinished=["x"], promised=["z"]),
+            "It waits for 2 of 3 tasks to be done: x, z (which nobody has dropped yet).",
+        ),
+        (picture(Task("k", after=["x"])), "could run now"),
+        (
+            picture(Task("k", after=list("abcdefgh")), unfinished=list("abcdefgh")),
+            "8 of 8 tasks to be done: a, b, c, d, e and 3 more.",
+        ),
+        (
             picture(limit=Limit(at_once=0, by="ops@x", reason="the disk")),
             "All work of k is held back by its limit (by ops@x",
         ),

@@ -24,7 +24,7 @@ LIMIT = 500  # tasks and results that are read for a table; names are listed wit
 WIDE = {
     "nodes": ("load", "labels", "address", "version"),
     "results": ("size_bytes",),
-    "tasks": ("priority", "submitter"),
+    "tasks": ("priority", "submitter", "after"),
     "kernels": ("signature",),
     "schedules": ("overlap", "task"),
 }
@@ -38,6 +38,7 @@ TASK_COLUMNS = (
     "progress",
     "priority",
     "submitter",
+    "after",
     "age_s",
 )
 
@@ -164,7 +165,7 @@ async def tasks(client: Client, name: str | None, limit: int, only_names: bool) 
             continue
         state, node, attempt, progress = places.get(task, ("waiting", None, len(record.attempts), None))
         row |= {"kernel": record.kernel, "state": state, "node": node, "attempt": attempt, "progress": progress}
-        row |= {"priority": record.priority, "submitter": record.submitter}
+        row |= {"priority": record.priority, "submitter": record.submitter, "after": record.after}
     return rows
 
 

@@ -18,6 +18,8 @@ from zkd.paths import is_name
 from zkd.records import Assignment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zkd.client.client import Client
     from zkd.client.dropbox import DropBox
     from zkd.paths import TaskId
@@ -84,6 +86,7 @@ async def _picture(client: Client, box: DropBox, task: TaskId) -> Picture:
     result, dead = await client.outcome(task), await client.dead_task(task)
     if result is not None or (read is None and not malformed):
         return Picture(task, result=result, dead=dead)
+    unfinished, promised = await _missing(client, read.after if read is not None else [])
     box_stat = await client.session.exists(paths.tasks)
     return Picture(
         task,
@@ -96,6 +99,18 @@ async def _picture(client: Client, box: DropBox, task: TaskId) -> Picture:
         statuses=await client.statuses(),
         states={node: state.state for node, state in (await client.node_states()).items()},
         assignments=await client.records(paths.assignments, Assignment),
+        unfinished=unfinished,
+        promised=promised,
         limit=(await client.limits()).get(read.kernel) if read is not None else None,
         waiting=box_stat.num_children if box_stat is not None else 0,
     )
+
+
+async def _missing(client: Client, after: Sequence[TaskId]) -> tuple[list[TaskId], list[TaskId]]:
+    """Of these tasks, those in the drop box, and those that are neither there nor have a result."""
+    paths, session = client.paths, client.session
+    there = await session.children_many([paths.task(task) for task in after])
+    unfinished = [task for task, found in zip(after, there, strict=True) if not isinstance(found, ZooKeeperError)]
+    others = [task for task in after if task not in unfinished]
+    ended = await session.children_many([paths.result(task) for task in others])
+    return unfinished, [task for task, found in zip(others, ended, strict=True) if isinstance(found, ZooKeeperError)]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from zkd.records import Assignment, Dead, Leader, Limit, Node, NodeState, NodeStatus, Result, Task
 
 
+NAMED_MAX = 5  # of the tasks it waits for
+
+
 @dataclass(frozen=True)
 class Picture:
     """What the tree says about one task and about all nodes."""
@@ -31,6 +34,8 @@ class Picture:
     statuses: dict[NodeId, NodeStatus] = field(default_factory=dict)
     states: dict[NodeId, NodeState] = field(default_factory=dict)  # set by operators
     assignments: dict[NodeId, Assignment] = field(default_factory=dict)
+    unfinished: list[TaskId] = field(default_factory=list)  # of those it comes after: in the drop box
+    promised: list[TaskId] = field(default_factory=list)  # neither in the drop box nor ended
     limit: Limit | None = None  # of its kernel
     waiting: int = 0  # tasks in the drop box
 
@@ -106,6 +111,11 @@ def _waiting(picture: Picture) -> str:
         return f"Its not_after_s of {task.not_after_s:g} s is over; the leader will publish it as expired.{history}"
     if picture.age_s < task.delay_s:
         return f"Its delay is not over: {task.delay_s - picture.age_s:.3g} s of {task.delay_s:g} s are left.{history}"
+    missing = [*picture.unfinished, *(f"{name} (which nobody has dropped yet)" for name in picture.promised)]
+    if missing:
+        more = f" and {len(missing) - NAMED_MAX} more" if len(missing) > NAMED_MAX else ""
+        of = f"{len(missing)} of {_tasks(len(task.after))}"
+        return f"It waits for {of} to be done: {', '.join(missing[:NAMED_MAX])}{more}.{history}"
     if not picture.nodes:
         return f"No node is here. Start one: zkd daemon, or zkd dev.{history}"
     left = list(picture.nodes.values())
@@ -183,6 +193,10 @@ def _free(picture: Picture, node: Node) -> int:
 
 def _slots(count: int) -> str:
     return "a free slot" if count == 1 else f"{count} free slots on one node"
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"
 
 
 def _history(task: Task) -> str:
