@@ -53,6 +53,9 @@ def main() -> int:
 
     outcome = asyncio.run(conduct(options, tell))
     print(write_report(outcome))
+    if outcome.disagreement:
+        print(f"\nThis run does not count: {outcome.void}")
+        return 3
     for violation in outcome.violations[:5]:
         print(f"\n{violation.rule}: {violation.task}: {violation.text}")
         print(story_of(options.directory, violation.task))

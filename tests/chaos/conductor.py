@@ -26,10 +26,11 @@ from tests.chaos.history import seen_of
 from tests.chaos.nemesis import FAULTS, Blow, Nemesis
 from tests.chaos.site import SUBMITTERS, TREE, Site, opened
 from tests.chaos.submitters.desk import allow
-from tests.chaos.txnlog import committed
+from tests.chaos.txnlog import committed, data_dirs_of
 from tests.cluster.processes import wait_for_exit
 from zkd.errors import ZooKeeperError
 from zkd.paths import Paths
+from zkd.zk import Session
 
 __all__ = ["FAULTS", "Options", "Outcome", "conduct"]
 _ = (  # each enters its faults into the catalogue
@@ -80,6 +81,7 @@ class Outcome:
     audit: Audit = field(default_factory=Audit)
     rates: list[tuple[float, int]] = field(default_factory=list)  # when, and how many had ended
     unexpected: list[Violation] = field(default_factory=list)  # what should not have happened beside the tasks
+    disagreement: str = ""  # of the servers on what is in the tree
 
     @property
     def violations(self) -> list[Violation]:
@@ -88,6 +90,8 @@ class Outcome:
     @property
     def void(self) -> str:
         """Why this run does not count, or nothing."""
+        if self.disagreement:
+            return f"ZooKeeper itself has lost transactions: {self.disagreement}"
         if self.load_before < self.options.load_min:
             return f"only {self.load_before:.0f} tasks/s before the first fault, {self.options.load_min:.0f} are needed"
         if not any(blow.proof for blow in self.blows):
@@ -136,12 +140,14 @@ async def conduct(options: Options, tell: Callable[[str], None]) -> Outcome:
             await _converge(site, outcome)
             watch.cancel()
         outcome.blows = nemesis.blows
-        await _dump(site)
+        site.kill_submitters()  # those that still wait
         for daemon in site.daemons.values():
             daemon.signal(signal.SIGTERM)
         exits = await asyncio.to_thread(wait_for_exit, list(site.daemons.values()), 60.0)
         if any(exits):
             outcome.unexpected.append(Violation("daemon", "all", f"an orderly stop ended with {exits}"))
+        outcome.disagreement = await _disagreement(site)
+        await _dump(site)
         await asyncio.to_thread(site.servers.stop)
         tell("judging")
         judge(outcome)
@@ -154,7 +160,7 @@ def judge(outcome: Outcome) -> None:
     tree = msgspec.json.decode((directory / "tree").read_bytes(), type=Tree)
     histories, ledgers = sorted(directory.glob("*.history")), sorted(directory.glob("*.ledger"))
     outcome.verdict = checker.judge(histories, ledgers, directory / "results", tree)
-    outcome.audit = audit(committed(sorted(directory.glob("server-*/data"))), Paths(TREE))
+    outcome.audit = audit(committed(data_dirs_of(directory)), Paths(TREE))
 
 
 def _have_ended(site: Site) -> bool:
@@ -214,6 +220,20 @@ async def _converge(site: Site, outcome: Outcome) -> None:
         except ZooKeeperError:
             pass
         await asyncio.sleep(POLL_S)
+
+
+async def _disagreement(site: Site) -> str:
+    """Compare what the servers have; in words where that is not the same. Nothing else writes any more."""
+    found: dict[str, set[str]] = {}
+    for number, server in enumerate(site.servers.servers, 1):
+        async with Session(server.connect_string, timeout_s=30.0) as session:
+            await session.connected(30.0)
+            await session.sync(site.paths.root)
+            names = [(path, await session.children(path)) for path in (site.paths.tasks, site.paths.results)]
+            found[f"server-{number}"] = {f"{path}/{child}" for path, children in names for child in children}
+    whole = set().union(*found.values())
+    lacks = {name: sorted(whole - some) for name, some in found.items() if some != whole}
+    return "; ".join(f"{name} lacks {len(some)} znodes, such as {some[0]}" for name, some in lacks.items())
 
 
 async def _dump(site: Site) -> None:

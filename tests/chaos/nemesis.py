@@ -19,7 +19,7 @@ import msgspec
 
 from tests.chaos.site import Site
 
-GAP_S = (0.5, 3.0)  # between one fault's healing and the next in the same lane
+GAP_S = (0.2, 2.0)  # between one fault's healing and the next in the same lane
 PROOF_S = 2.0
 
 

@@ -116,8 +116,9 @@ class Site:
     def purge_snapshots(self) -> None:
         """Keep each server's newest few. They grow with every result, and the judge needs only the logs."""
         for server in self.servers.servers:
-            found = (server.directory / "data" / "version-2").glob("snapshot.*")
-            for snapshot in sorted(found, key=lambda path: int(path.suffix[1:], 16))[:-SNAPSHOTS_KEPT]:
+            snapshots = list((server.directory / "data" / "version-2").glob("snapshot.*[0-9a-f]"))  # no .tmp
+            snapshots.sort(key=lambda path: int(path.suffix[1:], 16))
+            for snapshot in snapshots[:-SNAPSHOTS_KEPT]:
                 snapshot.unlink(missing_ok=True)
 
     def replace_submitter(self, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.chaos.txnlog import committed
+from tests.chaos.txnlog import committed, data_dirs_of
 
 LINES_MAX = 200
 LINE_MAX = 400
@@ -24,7 +24,7 @@ def story_of(directory: Path, task: str) -> str:
             lines += [f"{path.name}: {line}" for line in _lines_with(path, names)]
     tags = [f"/{name}".encode() for name in names]
     quoted = [f'"{name}"'.encode() for name in names]
-    for transaction in committed(sorted(directory.glob("server-*/data"))):
+    for transaction in committed(data_dirs_of(directory)):
         for op in transaction.ops:
             is_about = any(op.path.encode().endswith(tag) for tag in tags)
             if is_about or (("/assign/" in op.path) and any(name in op.data for name in quoted)):

@@ -164,6 +164,11 @@ def logs_of(data_dir: Path) -> list[Path]:
     return sorted(data_dir.glob("version-2/log.*"), key=lambda path: int(path.suffix[1:], 16))
 
 
+def data_dirs_of(directory: Path) -> list[Path]:
+    """Where the servers of a run have their logs, also those that were put aside."""
+    return [path.parent for path in sorted(directory.glob("server-*/*/version-2"))]
+
+
 def _of_server(data_dir: Path) -> Iterator[tuple[int, bytes]]:
     """One server's records by their zxids.
 
