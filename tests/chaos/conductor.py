@@ -77,6 +77,7 @@ class Outcome:
     converged_at: float | None = None
     load_before: float = 0.0
     blows: list[Blow] = field(default_factory=list)
+    truces: list[tuple[float, float]] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
     audit: Audit = field(default_factory=Audit)
     rates: list[tuple[float, int]] = field(default_factory=list)  # when, and how many had ended
@@ -139,7 +140,7 @@ async def conduct(options: Options, tell: Callable[[str], None]) -> Outcome:
             tell("all faults healed")
             await _converge(site, outcome)
             watch.cancel()
-        outcome.blows = nemesis.blows
+        outcome.blows, outcome.truces = nemesis.blows, nemesis.truces
         site.kill_submitters()  # those that still wait
         for daemon in site.daemons.values():
             daemon.signal(signal.SIGTERM)

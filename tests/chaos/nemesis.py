@@ -21,6 +21,7 @@ from tests.chaos.site import Site
 
 GAP_S = (0.2, 2.0)  # between one fault's healing and the next in the same lane
 PROOF_S = 2.0
+TRUCE_EVERY_S, TRUCE_S = 60.0, 8.0
 
 
 class Blow(msgspec.Struct, frozen=True):
@@ -77,13 +78,28 @@ class Nemesis:
         for name in names:
             self._lanes.setdefault(FAULTS[name].lane, []).append(FAULTS[name])
         self._tell = tell
+        self._active = 0
+        self._is_truce = False
         self.blows: list[Blow] = []
+        self.truces: list[tuple[float, float]] = []  # when nothing was broken: from the last healing to the next blow
 
     async def run(self, over: asyncio.Event) -> None:
         """Break things until `over` is set; everything is healed when this returns."""
         async with asyncio.TaskGroup() as group:
             for lane, known in self._lanes.items():
                 group.create_task(self._lane(lane, known, over))
+            group.create_task(self._make_truces(over))
+
+    async def _make_truces(self, over: asyncio.Event) -> None:
+        """Leave the site alone now and then: only so can be seen how soon it goes on when all is well again."""
+        while not await _happens_within(over, TRUCE_EVERY_S):
+            self._is_truce = True
+            while self._active:
+                await asyncio.sleep(0.01)
+            began = time.monotonic()
+            await _happens_within(over, TRUCE_S)
+            self.truces.append((began, time.monotonic()))
+            self._is_truce = False
 
     def spared(self) -> set[str]:
         """The faults that have not hit yet."""
@@ -96,12 +112,14 @@ class Nemesis:
         rng.shuffle(first)
         while not over.is_set():
             chosen = first.pop() if first else rng.choices(known, [each.weight for each in known])[0]
-            await self.strike(chosen, random.Random(rng.random()))
+            self._active += 1
             try:
-                async with asyncio.timeout(rng.uniform(*GAP_S)):
-                    await over.wait()
-            except TimeoutError:
-                continue
+                await self.strike(chosen, random.Random(rng.random()))
+            finally:
+                self._active -= 1
+            await _happens_within(over, rng.uniform(*GAP_S))
+            while self._is_truce and not over.is_set():
+                await asyncio.sleep(0.05)
 
     async def strike(self, known: Known, rng: random.Random) -> None:
         hit_at = time.monotonic()
@@ -116,6 +134,15 @@ class Nemesis:
         took_s = blow.healed_at - blow.hit_at
         what = f"hit for {took_s:.1f} s" if blow.proof else "missed"
         self._tell(f"{known.name} {what}: {struck.target} {struck.proof or ''}")
+
+
+async def _happens_within(event: asyncio.Event, within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def read_blows(path: Path) -> list[Blow]:

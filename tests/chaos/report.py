@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 
 from tests.chaos.conductor import CONVERGE_S, Outcome
@@ -58,6 +58,8 @@ def figures_of(outcome: Outcome) -> dict[str, object]:
         "transactions": audit.transactions,
         "longest_wait_after_heal_s": {fault: round(wait, 2) for fault, wait in sorted(waits.items())},
         "longest_gap_s": round(max((b - a for a, b in itertools.pairwise(ends)), default=0.0), 2),
+        "truces": len(outcome.truces),
+        "longest_wait_in_a_truce_s": round(max((longest_wait(ends, *each) for each in outcome.truces), default=0.0), 2),
         "converged_after_s": None
         if outcome.converged_at is None
         else round(outcome.converged_at - outcome.healed_at, 1),
@@ -68,6 +70,12 @@ def next_end(ends: list[float], after: float) -> float:
     """How long after a moment the next task ended; 0 where none was left."""
     at = bisect_right(ends, after)
     return ends[at] - after if at < len(ends) else 0.0
+
+
+def longest_wait(ends: list[float], since: float, until: float) -> float:
+    """The longest time without a result in between."""
+    moments = [since, *ends[bisect_right(ends, since) : bisect_left(ends, until)], until]
+    return max(b - a for a, b in itertools.pairwise(moments))
 
 
 def text_of(outcome: Outcome, figures: dict[str, object]) -> str:
@@ -91,7 +99,8 @@ def text_of(outcome: Outcome, figures: dict[str, object]) -> str:
         f"{figures['reexecution_ratio']}",
         f"leaders         {figures['reigns']} reigns, {figures['sessions']} sessions, "
         f"{figures['transactions']} transactions",
-        f"longest gap     {figures['longest_gap_s']} s without a result",
+        f"longest gap     {figures['longest_gap_s']} s without a result; {figures['longest_wait_in_a_truce_s']} s "
+        f"in {figures['truces']} truces, in which nothing was broken",
         f"at rest         {figures['converged_after_s']} s after the last fault (at most {CONVERGE_S:.0f})",
         f"faults          {figures['faults_hit_total']} hit; missed: {figures['faults_missed'] or 'none'}",
     ]
