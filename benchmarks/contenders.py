@@ -19,9 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
+
+if TYPE_CHECKING:
+    from zkd.zk.apache import ApacheServer
 
 PAYLOAD = "x" * 60  # about 100 bytes a task with what is around it
 
@@ -39,6 +42,18 @@ class Contender(Protocol):
 
     def pids(self) -> list[int]:
         """The processes at the top of everything that works for it, servers included."""
+
+
+# What a part of a contender has used so far, by name: CPU seconds, or packets.
+Parts = dict[str, float]
+
+
+def own_cpu_s(pid: int) -> float:
+    """CPU seconds used so far by this process alone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def cpu_s(pids: list[int]) -> float:
@@ -83,12 +98,20 @@ def wait_until(is_true: Callable[[], bool], what: str, timeout_s: float = 30.0) 
         time.sleep(0.02)
 
 
+def packets(server: ApacheServer) -> tuple[float, float]:
+    """How many this server has received and sent so far."""
+    from zkd.zk.apache import ask
+
+    lines = dict(line.split("\t", 1) for line in ask(server.port, b"mntr").splitlines() if "\t" in line)
+    return float(lines["zk_packets_received"]), float(lines["zk_packets_sent"])
+
+
 class Zkd:
     """Our own client, a daemon with two workers, a real ZooKeeper on disk. Its client lives in a thread's loop."""
 
     name = "zkd"
 
-    def __init__(self, connect_string: str, server_pid: int, daemon_pids: list[int]) -> None:
+    def __init__(self, server: ApacheServer, daemon_pids: list[int]) -> None:
         import uvloop
 
         import zkd
@@ -96,9 +119,11 @@ class Zkd:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._client = zkd.Client(connect_string)
+        self._client = zkd.Client(server.connect_string)
         self._do(self._client.__aenter__())
-        self._pids = [server_pid, *daemon_pids]
+        assert server.pid is not None
+        self._server = server
+        self._server_pid, self._daemon_pids = server.pid, daemon_pids
 
     def _do(self, doing: object) -> object:
         return asyncio.run_coroutine_threadsafe(doing, self._loop).result(300)  # type: ignore[arg-type]
@@ -117,7 +142,20 @@ class Zkd:
         self._do(self._client.map("identity", [PAYLOAD[:8]] * n))
 
     def pids(self) -> list[int]:
-        return self._pids
+        return [self._server_pid, *self._daemon_pids]
+
+    def parts(self) -> Parts:
+        """CPU seconds of each kind of process, and packets at the server."""
+        daemons = sum(map(own_cpu_s, self._daemon_pids))
+        received, sent = packets(self._server)
+        return {
+            "client": own_cpu_s(os.getpid()),
+            "ZooKeeper": own_cpu_s(self._server_pid),
+            "daemons, one of them leading": daemons,
+            "workers": cpu_s(self._daemon_pids) - daemons,
+            "packets received by ZooKeeper": received,
+            "packets sent by ZooKeeper": sent,
+        }
 
     def close(self) -> None:
         self._do(self._client.__aexit__(None, None, None))
@@ -145,8 +183,7 @@ def zkd_cluster(nodes: int = 1) -> Iterator[Zkd]:
             stack.callback(daemon.terminate)
             daemons.append(daemon)
             wait_until(lambda file=log.name: "daemon.ready" in Path(file).read_text(), f"daemon {name}")  # type: ignore[misc]
-        assert server.pid is not None
-        zkd = Zkd(server.connect_string, server.pid, [daemon.pid for daemon in daemons])
+        zkd = Zkd(server, [daemon.pid for daemon in daemons])
         stack.callback(zkd.close)
         zkd.many(10)
         yield zkd
@@ -213,32 +250,136 @@ class Celery:
 
 
 @contextlib.contextmanager
-def celery_cluster() -> Iterator[Celery]:
+def redis_server(name: str) -> Iterator[tuple[str, int]]:
+    """A Redis of its own without a disk: its URL and its process."""
     if shutil.which("redis-server") is None:
-        raise SystemExit("celery needs redis-server: apt-get install redis-server")
+        raise SystemExit(f"{name} needs redis-server: apt-get install redis-server")
     port = free_port()
-    broker = f"redis://127.0.0.1:{port}/0"
     with tempfile.TemporaryDirectory() as home:
         redis = subprocess.Popen(
             ["redis-server", "--port", str(port), "--save", "", "--dir", home], stdout=subprocess.DEVNULL
         )
-        command = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_app", "worker", "-c", "2", "-P", "prefork"]
-        environment = {**os.environ, "ZKD_BENCH_BROKER": broker}
-        worker = subprocess.Popen(
-            [*command, "--without-gossip", "--without-mingle", "-l", "warning"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
         try:
-            celery = Celery(broker, [redis.pid, worker.pid])
-            celery.many(10)
-            yield celery
+            yield f"redis://127.0.0.1:{port}/0", redis.pid
         finally:
-            worker.terminate()
-            worker.wait()
             redis.terminate()
             redis.wait()
+
+
+@contextlib.contextmanager
+def consumer(command: list[str], broker: str) -> Iterator[int]:
+    """A process that works for a broker: its pid."""
+    environment = {**os.environ, "ZKD_BENCH_BROKER": broker}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield worker.pid
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
+@contextlib.contextmanager
+def celery_cluster() -> Iterator[Celery]:
+    command = ["celery", "-A", "benchmarks.celery_app", "worker", "-c", "2", "-P", "prefork"]
+    command += ["--without-gossip", "--without-mingle", "-l", "warning"]
+    with redis_server("celery") as (broker, redis), consumer(command, broker) as worker:
+        celery = Celery(broker, [redis, worker])
+        celery.many(10)
+        yield celery
+
+
+class Taskiq:
+    name = "taskiq"
+
+    def __init__(self, broker: str, pids: list[int]) -> None:
+        os.environ["ZKD_BENCH_BROKER"] = broker
+        from benchmarks.taskiq_app import broker as app
+        from benchmarks.taskiq_app import same
+
+        self._app = app
+        self._same = same
+        self._pids = pids
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(app.startup())
+
+    def many(self, n: int) -> None:
+        async def run() -> None:
+            tasks = [await self._same.kiq(PAYLOAD) for _ in range(n)]
+            for task in tasks:
+                await task.wait_result(check_interval=0.002, timeout=300)
+
+        self._loop.run_until_complete(run())
+
+    def one(self) -> None:
+        async def run() -> None:
+            await (await self._same.kiq(PAYLOAD)).wait_result(check_interval=0.001, timeout=30)
+
+        self._loop.run_until_complete(run())
+
+    def pids(self) -> list[int]:
+        return self._pids
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._app.shutdown())
+        self._loop.close()
+
+
+@contextlib.contextmanager
+def taskiq_cluster() -> Iterator[Taskiq]:
+    command = ["taskiq", "worker", "benchmarks.taskiq_app:broker", "--workers", "2"]
+    with redis_server("taskiq") as (broker, redis), consumer(command, broker) as worker:
+        taskiq = Taskiq(broker, [redis, worker])
+        try:
+            taskiq.many(10)
+            yield taskiq
+        finally:
+            taskiq.close()
+
+
+class Ray:
+    """Tasks, as `@ray.remote` functions; with `actors` calls to two actors in turn, which is Ray's quickest way."""
+
+    name = "ray"
+
+    def __init__(self, pids: list[int], actors: int) -> None:
+        import ray
+
+        self._ray = ray
+        self._pids = pids
+        remote: Any = ray.remote(_same)
+        self._targets = [remote] if not actors else [ray.remote(_Actor).remote().same for _ in range(actors)]
+
+    def many(self, n: int) -> None:
+        targets = self._targets
+        self._ray.get([targets[number % len(targets)].remote(PAYLOAD) for number in range(n)])
+
+    def one(self) -> None:
+        self._ray.get(self._targets[0].remote(PAYLOAD))
+
+    def pids(self) -> list[int]:
+        return self._pids
+
+
+class _Actor:
+    def same(self, value: str) -> str:
+        return value
+
+
+@contextlib.contextmanager
+def ray_cluster(actors: int = 0) -> Iterator[Ray]:
+    import ray
+
+    # Tasks and actors share one: a program has no more.
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+    try:
+        children = psutil.Process().children()
+        cluster = Ray([child.pid for child in children if "/ray/" in " ".join(child.cmdline())], actors)
+        cluster.many(10)
+        yield cluster
+    finally:
+        ray.shutdown()
 
 
 class LockingQueue:
@@ -300,4 +441,12 @@ def kazoo_cluster() -> Iterator[LockingQueue]:
                 consumer.wait()
 
 
-CONTENDERS = {"zkd": zkd_cluster, "dask": dask_cluster, "celery": celery_cluster, "kazoo": kazoo_cluster}
+CONTENDERS = {
+    "zkd": zkd_cluster,
+    "dask": dask_cluster,
+    "celery": celery_cluster,
+    "taskiq": taskiq_cluster,
+    "kazoo": kazoo_cluster,
+    "ray": ray_cluster,
+    "ray-actors": lambda: ray_cluster(actors=2),
+}

@@ -18,11 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
-
-from benchmarks.contenders import cpu_s, memory_mb, wait_until
+from benchmarks.contenders import cpu_s, memory_mb, own_cpu_s, packets, wait_until
 from zkd.zk import Create, Event, EventType, Session
-from zkd.zk.apache import ApacheServer, Flags, ask
+from zkd.zk.apache import ApacheServer, Flags
 
 IDLE_S = 10.0
 
@@ -36,16 +34,6 @@ def start(name: str, connect_string: str, home: Path, slots: int) -> tuple[subpr
         daemon = subprocess.Popen([*command, "--slots", str(slots), "--data-dir", str(home / name)], stderr=file)
     wait_until(lambda: "daemon.ready" in log.read_text(), name)
     return daemon, time.perf_counter() - began
-
-
-def own_cpu_s(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system
-
-
-def packets(server: ApacheServer) -> tuple[float, float]:
-    lines = dict(line.split("\t", 1) for line in ask(server.port, b"mntr").splitlines() if "\t" in line)
-    return float(lines["zk_packets_received"]), float(lines["zk_packets_sent"])
 
 
 async def drop(connect_string: str, n: int, prefix: str) -> float:

@@ -1,6 +1,6 @@
 """Small tasks end to end, zkd beside others, in one run on one machine.
 
-    python -m benchmarks.tasks --against dask,celery,kazoo [-n 2000] [--rounds 5] [--plot out/tasks.png]
+    python -m benchmarks.tasks --against dask,celery,kazoo,ray [-n 3000] [--rounds 7] [--plot out/tasks.png]
 
 Contenders take turns, in reversed order every other round, so that a machine whose speed drifts drifts for
 all. Printed are medians, the range, and the ratio of zkd's median to each other's.
@@ -18,6 +18,8 @@ from pathlib import Path
 from benchmarks.contenders import CONTENDERS, Contender, cpu_s, memory_mb
 
 ONE_BY_ONE = 100
+PAUSE_S = 0.5
+FORGOTTEN_S = 14.0
 
 
 class Figures:
@@ -29,17 +31,22 @@ class Figures:
         self.p99_ms: list[float] = []
         self.cpu_us: list[float] = []
         self.items: list[float] = []
+        self.parts: dict[str, list[float]] = {}  # a task
         self.memory_mb = 0.0
 
 
 def measure(contender: Contender, n: int, figures: Figures) -> None:
     pids = [*contender.pids(), os.getpid()]  # the others below this process stand idle meanwhile
-    before = cpu_s(pids)
+    parts = getattr(contender, "parts", dict)
+    before, parts_before = cpu_s(pids), parts()
     start = time.perf_counter()
     contender.many(n)
     elapsed = time.perf_counter() - start
     figures.rate.append(n / elapsed)
     figures.cpu_us.append((cpu_s(pids) - before) / n * 1e6)
+    for name, used in parts().items():
+        unit = 1 if name.startswith("packets") else 1e6
+        figures.parts.setdefault(name, []).append((used - parts_before[name]) / n * unit)
     waits = []
     for _ in range(ONE_BY_ONE):
         start = time.perf_counter()
@@ -55,17 +62,43 @@ def measure(contender: Contender, n: int, figures: Figures) -> None:
         figures.items.append(20 * n / (time.perf_counter() - start))
 
 
-def run(names: list[str], n: int, rounds: int, kazoo_n: int) -> dict[str, Figures]:
+def warm_up(contender: Contender, n: int, seconds: float) -> None:
+    """Not counted: caches fill, JVMs compile, which takes ZooKeeper some 20,000 tasks."""
+    until = time.monotonic() + seconds
+    contender.many(n)
+    while time.monotonic() < until:
+        contender.many(n)
+
+
+def measure_forgetting(zkd: Contender, n: int, figures: Figures) -> None:
+    """The client deletes the results that it has read ten seconds later, which no round sees."""
+    parts = getattr(zkd, "parts", dict)
+
+    def used(seconds: float) -> float:
+        before = parts()
+        time.sleep(seconds)
+        return sum(now - before[name] for name, now in parts().items() if not name.startswith("packets"))
+
+    time.sleep(FORGOTTEN_S)
+    idle = used(FORGOTTEN_S)
+    zkd.many(n)
+    figures.parts["all of them, to forget the result later"] = [(used(FORGOTTEN_S) - idle) / n * 1e6]
+
+
+def run(names: list[str], n: int, rounds: int, kazoo_n: int, warm_up_s: float) -> dict[str, Figures]:
     figures = {name: Figures() for name in names}
     with contextlib.ExitStack() as stack:
         contenders = {}
         for name in names:
             contenders[name] = stack.enter_context(CONTENDERS[name]())
             figures[name].memory_mb = memory_mb(contenders[name].pids())
-            contenders[name].many(kazoo_n if name == "kazoo" else n)  # not counted: caches fill, JVMs compile
+            warm_up(contenders[name], kazoo_n if name == "kazoo" else n, warm_up_s)
         for number in range(rounds):
             for name in names if number % 2 == 0 else reversed(names):
+                # What the turn before has left behind, such as results to forget, is not this one's cost.
+                time.sleep(PAUSE_S)
                 measure(contenders[name], kazoo_n if name == "kazoo" else n, figures[name])
+        measure_forgetting(contenders["zkd"], 3 * n, figures["zkd"])
     return figures
 
 
@@ -83,6 +116,10 @@ def table(figures: dict[str, Figures]) -> str:
             f"| {statistics.median(found.p50_ms):.2f} | {statistics.median(found.p99_ms):.1f} "
             f"| {statistics.median(found.cpu_us):,.0f} | {found.memory_mb:.0f} |"
         )
+    lines += ["", "| zkd, a task | median [range] |", "|---|---|"]
+    for name, values in ours.parts.items():
+        unit = "" if name.startswith("packets") else " CPU us"
+        lines.append(f"| {name} | {statistics.median(values):.3g}{unit} [{min(values):.3g}-{max(values):.3g}] |")
     items = statistics.median(ours.items)
     lines.append("")
     lines.append(f"zkd, the same as array tasks (`client.map`): {items:,.0f} items/s")
@@ -114,14 +151,15 @@ def plot(figures: dict[str, Figures], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", default="dask,celery,kazoo", help="comma-separated, of dask, celery, kazoo")
-    parser.add_argument("-n", type=int, default=2000, help="tasks a round")
+    parser.add_argument("--against", default="dask,celery,kazoo", help=f"comma-separated, of {', '.join(CONTENDERS)}")
+    parser.add_argument("-n", type=int, default=3000, help="tasks a round")
     parser.add_argument("--kazoo-n", type=int, default=200, help="tasks a round for the kazoo queue, which is slow")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--warm-up", type=float, default=10.0, metavar="SECONDS", help="of each, not counted")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     names = ["zkd", *(name for name in options.against.split(",") if name)]
-    figures = run(names, options.n, options.rounds, options.kazoo_n)
+    figures = run(names, options.n, options.rounds, options.kazoo_n, options.warm_up)
     print(table(figures))
     if options.plot:
         plot(figures, options.plot)
