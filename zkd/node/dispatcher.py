@@ -328,7 +328,7 @@ class Dispatcher:
             self._log.warning("limit.unreadable", of=kernel, error=str(error), next="the last good one stays")
 
     async def _read_tasks(self, mind: Dispatch, group: asyncio.TaskGroup) -> None:
-        """Read what events named; several packets are on their way at once, so that reading never waits for deciding."""
+        """Read what events named, several packets at once, so that reading never waits for deciding."""
         room = asyncio.Semaphore(READS_IN_FLIGHT)
 
         async def read(some: list[TaskId]) -> None:
