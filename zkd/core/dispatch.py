@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
+from zkd.core import why
 from zkd.core.admission import REFUSAL_TTL_S, Admission, Room
 from zkd.core.catalogue import Catalogue, Strangers
 from zkd.core.commands import Assign, Command, End, Look, Mourn, Refuse, TakeBack
@@ -56,8 +57,8 @@ class Dispatch:
         self.states: dict[NodeId, NodeState] = {}
         self._catalogue = Catalogue()
         self._strangers = Strangers()
-        self._limits = Limits()
-        self.queues = Queues(me, self.tasks, self.members, self._catalogue, self._limits)
+        self.limits = Limits()
+        self.queues = Queues(me, self.tasks, self.members, self._catalogue, self.limits)
         self.dependencies = Dependencies(self.tasks)
         self._is_unsorted = False  # the lanes of what waits are to be chosen anew
         self._timers: list[tuple[float, int, TaskId]] = []
@@ -160,7 +161,7 @@ class Dispatch:
 
     def limit_set(self, kernel: str, limit: Limit | None, now: float) -> None:
         """What operators want of a kernel; None: nothing any more."""
-        self._is_unsorted = self._limits.set(kernel, limit, now) or self._is_unsorted
+        self._is_unsorted = self.limits.set(kernel, limit, now) or self._is_unsorted
         self.queues.limit_eased(kernel)
 
     def task_moved(self, task_id: TaskId) -> None:
@@ -337,6 +338,10 @@ class Dispatch:
         """Whether the result of this task has to stay where it is: others are to run after it."""
         return task_id in self.dependencies
 
+    def why(self, task_id: TaskId, now: float) -> str:
+        """In words, what this task waits for; empty if there is no such task."""
+        return why.tell(self, task_id, now)
+
     @property
     def has_waiting(self) -> bool:
         """Whether tasks wait for a node."""
@@ -425,7 +430,7 @@ class Dispatch:
                 self._queue(entry)
 
     def _assign(self, entry: Entry, member: Member, now: float) -> None:
-        self._limits.started(entry.need.kernel, now)
+        self.limits.started(entry.need.kernel, now)
         self._give(entry, member, now)
         self._dirty.add(member.record.node)
 
@@ -437,7 +442,7 @@ class Dispatch:
         entry.given_at = now
         member.hold(entry)
         self.queues.submitters.gave(entry.submitter, entry.need.slots)
-        self._limits.gave(entry.need.kernel)
+        self.limits.gave(entry.need.kernel)
 
     def _leave(self, entry: Entry, now: float) -> None:
         """Take the entry out of the queue, or out of its holder's list."""
@@ -451,7 +456,7 @@ class Dispatch:
         member.let_go(entry)
         self.queues.room.roomier.note(member.record.node)
         self.queues.submitters.released(entry.submitter, entry.need.slots)
-        self._limits.released(entry.need.kernel)
+        self.limits.released(entry.need.kernel)
         self.queues.limit_eased(entry.need.kernel)
 
     def _trim(self, member: Member, now: float) -> None:
@@ -598,7 +603,7 @@ class Dispatch:
                 running[entry.need.kernel] += 1
         if counted != self.queues.submitters.held():
             yield f"submitters hold {dict(counted)}, and are said to hold {self.queues.submitters.held()}"
-        if any(self._limits.held(kernel) != count for kernel, count in running.items()):
+        if any(self.limits.held(kernel) != count for kernel, count in running.items()):
             yield f"of kernels are held {dict(running)}, which the limits do not know"
 
 
