@@ -274,18 +274,29 @@ async def test_what_comes_does_not_wait_until_a_new_leader_has_read_all_there_wa
 ) -> None:
     monkeypatch.setattr(dispatcher, "READ_AT_ONCE", 2)
     monkeypatch.setattr(dispatcher, "READ_AT_ONCE_FIRST", 2)
+    monkeypatch.setattr(dispatcher, "READS_IN_FLIGHT", 1)
+    order: list[str] = []
+    read = dispatcher.Dispatcher._read
+
+    async def slowly(self: dispatcher.Dispatcher, mind: dispatch.Dispatch, task_ids: list[str]) -> None:
+        order.extend(task_ids)
+        await asyncio.sleep(0.005)
+        await read(self, mind, task_ids)
+
+    monkeypatch.setattr(dispatcher.Dispatcher, "_read", slowly)
     site = cut_site
     async with Daemon(site.settings("first")):
         await site.user.do("nap", 0)
+    order.clear()
     body = b'{"kernel":"nap","labels":{"no":"where"}}'
-    for start in range(0, 6_000, 500):
-        names = [f"waiting-{number}" for number in range(start, start + 500)]
-        await site.user.session.multi([Create(site.user.paths.task(name), body) for name in names])
+    names = [f"waiting-{number}" for number in range(800)]
+    await site.user.session.multi([Create(site.user.paths.task(name), body) for name in names])
     node = await site.node()
-    while node.dispatcher.mind is None:
+    while not order:
         await asyncio.sleep(0.001)
-    assert (await site.user.do("nap", 0)).status == "done"
-    assert node.dispatcher.sizes()["to_read"] > 0
+    probe = await site.user.drop({"kernel": "nap", "args": [0]}, "probe")
+    assert (await site.user.result(probe)).status == "done"
     while node.dispatcher.sizes()["to_read"]:
         await asyncio.sleep(0.01)
-    assert node.dispatcher.sizes()["tasks"] == 6_000
+    assert order.index(probe) < 700
+    assert sorted(order) == sorted([*names, probe])

@@ -668,7 +668,7 @@ class Dispatcher:
         gone = mind.tasks.keys() - there
         for task_id in gone:
             mind.task_gone(task_id, now)
-        for task_id in there - mind.tasks.keys() - self._backlog.keys():
+        for task_id in there - mind.tasks.keys() - self._backlog.keys() - self._reading.keys():
             self._to_read[task_id] = None
         if self._to_read:
             self._reads.set()
