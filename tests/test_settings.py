@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from zkd import credentials, settings
+from zkd.daemon import memory_of
 from zkd.errors import BadSettings
 from zkd.settings import KEYS, Settings, Tls, ZooKeeper, changed, flat, load, load_with_origins
 
@@ -283,3 +284,13 @@ def self_signed(directory: Path) -> Path:
     )
     path.write_bytes(cert.public_bytes(serialization.Encoding.PEM) + private)
     return path
+
+
+def test_a_node_offers_the_memory_of_all_its_workers_unless_it_says_otherwise() -> None:
+    def offered(**given: object) -> int | None:
+        return memory_of(load(None, {}, {key.replace("__", "."): value for key, value in given.items()}))
+
+    assert offered() is None
+    assert offered(node__slots=4, workers__memory="1GiB") == 4 * 2**30
+    assert offered(node__slots=4, workers__memory="1GiB", node__memory="3GiB") == 3 * 2**30
+    assert offered(node__memory="3GiB") == 3 * 2**30

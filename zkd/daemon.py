@@ -311,7 +311,7 @@ class Daemon:
             slots=node.slots,
             labels=node.labels,
             zone=node.zone,
-            memory=self.settings.workers.memory,
+            memory=memory_of(self.settings),
             address=self._address,
             host=platform.node(),
             pid=os.getpid(),
@@ -540,6 +540,14 @@ class _Tasks(asyncio.TaskGroup):
         for task in list(self._tasks):
             task.cancel()
         await super().__aexit__(kind, error, traceback)
+
+
+def memory_of(settings: Settings) -> int | None:
+    """Bytes for all kernels of this node together, if anybody has said."""
+    node, workers = settings.node, settings.workers
+    if node.memory is None and workers.memory is not None:
+        return node.slots * workers.memory
+    return node.memory
 
 
 def _only_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -148,7 +148,7 @@ class Node(Struct, frozen=True, omit_defaults=True):
     slots: int
     labels: dict[str, str] = {}
     zone: str | None = None
-    memory: int | None = None
+    memory: int | None = None  # bytes for all its kernels together
     address: str | None = None  # http://host:port of the data plane
     host: str = ""
     pid: int = 0

@@ -138,6 +138,8 @@ class Node(Struct, frozen=True, kw_only=True):
     name: Annotated[str, _check(_name)] = field(default_factory=default_name)
     slots: Annotated[int, Meta(ge=1, le=4096)] = field(default_factory=default_slots)  # worker processes
     data_dir: Annotated[Path, _check(_path)] = field(default_factory=default_data_dir)
+    # Bytes for all its kernels together; if not said, `workers.memory` for each slot, if that is said.
+    memory: Annotated[int, Meta(ge=64 * 2**20), _check(_size)] | None = None
     labels: dict[str, str] = {}  # tasks may ask for them
     zone: str | None = None  # copies of data go to distinct zones
     http: Annotated[str, _check(_address)] = "127.0.0.1:0"  # other nodes fetch data here: give an address they reach
