@@ -53,6 +53,8 @@ from zkd.zk.batch import Batch
 # How long a finished task waits to be published together with others, when many finish. Publishing one by one
 # costs the server a synced write each.
 LINGER_S = 0.003
+# So much of its time a leader gives to those who ask why a task waits: it looks at all that waits for each of them.
+EXPLAINING_SHARE = 0.05
 SWEEP_S = 60.0  # how often files of results that are gone are looked for
 
 
@@ -83,6 +85,7 @@ class Daemon:
         self._state: NodeState = "active"
         self._state_drain: asyncio.Task[None] | None = None
         self._address: str | None = None
+        self._explains_from = 0.0
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup | None = None
         self._paths = Paths(self.settings.zookeeper.root)
@@ -460,16 +463,19 @@ class Daemon:
     def _token(self) -> str | None:
         return self.membership.token if self.phase is not Phase.STARTING else None
 
-    async def _why(self, task_id: str) -> tuple[str, str | None]:
-        """What the leader knows of a task's waiting; or who leads, if this node does not."""
-        mind = self.dispatcher.mind
-        if self.election.reign is not None:
-            why = getattr(mind, "why", lambda *_: "")  # None while it loads
-            return why(task_id, asyncio.get_running_loop().time()), None
-        try:
-            return "", codec.decode((await self.session.get(self._paths.leader)).data, Leader).node
-        except (ZooKeeperError, BadRecord):
-            return "", "nobody"
+    async def _why(self, task_id: str) -> tuple[str | None, str | None]:
+        """What the leader knows of a task's waiting, None if it has no time for that; or who leads, if we do not."""
+        mind, now = self.dispatcher.mind, time.monotonic()
+        if self.election.reign is None:
+            try:
+                return "", codec.decode((await self.session.get(self._paths.leader)).data, Leader).node
+            except (ZooKeeperError, BadRecord):
+                return "", "nobody"
+        if mind is None or now < self._explains_from:
+            return None, None
+        words = mind.why(task_id, asyncio.get_running_loop().time())
+        self._explains_from = now + (time.monotonic() - now) / EXPLAINING_SHARE
+        return words, None
 
     def _not_ready(self) -> str | None:
         if self.phase is not Phase.SERVING:

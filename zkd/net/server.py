@@ -3,7 +3,7 @@
     GET /v1/blobs/<sha256>    the bytes, with ranges; knowing the digest is the permission to read them
     PUT /v1/blobs/<sha256>    keep these bytes as an argument of a task to come; asks for the cluster's token
     GET /v1/why/<task>        what keeps a task waiting, in words, as the leader knows it; asks for the token, too.
-                              409 and who leads, at another node; 404 of what the leader has nothing to say about
+                              409 and who leads, at another node; 404 of what it knows nothing of; 503 if it is busy
     GET /healthz              200 while the event loop turns
     GET /readyz               200 while this node can take work, else 503 and why
     GET /metrics              Prometheus text
@@ -36,10 +36,10 @@ async def serve(
     token: Callable[[], str | None],
     not_ready: Callable[[], str | None],
     samples: Callable[[], Iterable[Sample]],
-    why: Callable[[str], Awaitable[tuple[str, str | None]]],
+    why: Callable[[str], Awaitable[tuple[str | None, str | None]]],
 ) -> AsyncIterator[int]:
     """Serve while the block runs; gives the port. `not_ready` says why this node cannot take work, or None;
-    `why` what is known of a task, or who leads if this node does not."""
+    `why` what is known of a task, None if there is no time for that, or who leads if this node does not."""
 
     def expect_token(request: web.Request) -> None:
         expected, given = token(), request.headers.get("Authorization", "")
@@ -74,6 +74,8 @@ async def serve(
         words, leader = await why(request.match_info["task"])
         if leader is not None:
             raise web.HTTPConflict(text=f"this node does not lead, {leader} does\n")
+        if words is None:
+            raise web.HTTPServiceUnavailable(text="the leader is busy; look at the tree\n")
         if not words:
             raise web.HTTPNotFound(text="the leader has nothing to say about this id\n")
         return web.Response(text=f"{words}\n")
