@@ -90,9 +90,6 @@ def unsettled(cluster: Cluster) -> str:
     """What is still on its way, in words; empty when all has settled."""
     world, paths = cluster.world, cluster.world.paths
     tree = world.ensemble.tree
-    for submitter in (*cluster.submitters, cluster.operator):
-        if not submitter.is_done:
-            return f"{submitter.machine} is not done"
     for node in cluster.nodes:
         if not node.is_serving:
             return f"{node.name} does not serve"
@@ -113,6 +110,13 @@ def unsettled(cluster: Cluster) -> str:
             return f"{name} is still given {znode.data!r}"
     if paths.leader not in tree.nodes:
         return "nobody leads"
+    for life in world.witness.lives.values():
+        if world.witness.owes_a_cancellation(life):
+            return f"{life.id} was cancelled, which nobody has published"
+    for submitter in (*cluster.submitters, cluster.operator):
+        if not submitter.is_done:
+            left = [errand.id for errand in submitter.errands if errand.told is None and not errand.said]
+            return f"{submitter.machine} is not done, and waits for {left}"
     return ""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from zkd.errors import (
     TaskCancelled,
     TaskNotFound,
     Unavailable,
+    ZooKeeperError,
 )
 from zkd.paths import leaf
 from zkd.records import Result
@@ -44,6 +46,7 @@ class Errand:
     mode: str = "persistent"  # or ephemeral, sequential, ttl
     cancel_after: float | None = None
     again_after: float | None = None  # drop the same id again so much later
+    edit_after: float | None = None  # write the task anew, as it is, which ends whatever was made of it
     accepted: str = "no"  # no | yes | unknown: its answer was lost
     has_cancelled: bool | None = None  # who deleted it: we, as we were told
     told: Result | None = None
@@ -145,6 +148,10 @@ class Plain(Submitter):
         if errand.accepted != "yes":
             return
         self.world.tell("accepted", self.machine, errand.id)
+        if errand.edit_after is not None:
+            await asyncio.sleep(errand.edit_after)
+            with suppress(ZooKeeperError):  # it may be gone, and so may the connection
+                await session.set(self.world.paths.task(errand.id), json.dumps(errand.fields).encode(), -1)
         if errand.cancel_after is not None:
             await asyncio.sleep(errand.cancel_after)
             await self._cancel(session, errand)
@@ -203,7 +210,7 @@ class Plain(Submitter):
     async def _look(self, session: Session, errand: Errand) -> None:
         """Wait for the result by a watch, as docs/protocol.md says; gives up when neither it nor the task is there."""
         missed = 0
-        while missed < 20:
+        while missed < 6:
             there = asyncio.Event()
             try:
                 await session.connected(self.patience_s)

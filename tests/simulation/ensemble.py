@@ -341,12 +341,14 @@ class Server:
     def thaw(self) -> None:
         self.is_frozen = False
         late, self._late = self._late, []
-        for callback, args in late:
-            callback(*args)
-        if self.ensemble.epoch != self._frozen_in:  # the others went on without it
+        if self.ensemble.epoch != self._frozen_in:
+            # The others went on without it. It knows no leader, to whom it could pass on what lies unread.
             self.drop_all()
             if self.ensemble.has_leader:
                 self.catch_up()
+            return
+        for callback, args in late:
+            callback(*args)
 
     def crash(self) -> None:
         self.is_up = False
@@ -387,6 +389,9 @@ class Ensemble:
             first_id=0x0100_0000_0000_0001,
             secret=b"simulation",
         )
+        # Where each session was last: a leader takes writes of a session from this server only. A new leader takes
+        # the word of the first who asks.
+        self.owners: dict[int, Server] = {}
         self.timeouts: dict[int, float] = {}  # of every session there ever was
         self.ended: dict[int, int] = {}  # session -> zxid of its end
         self.on_request: Callable[[Request], bool] | None = None  # False: it is not taken
@@ -427,6 +432,7 @@ class Ensemble:
             session = self.sessions.create(request.xid)
             self.timeouts[session.session_id] = session.timeout_ms / 1000
             session.connection = None if peer.is_gone else peer
+            self.owners[session.session_id] = peer.server
             self._append(Entry(self._next_zxid(), self._now_ms(), session.session_id, op, request))
             return
         assert peer.session is not None
@@ -436,7 +442,7 @@ class Ensemble:
         if known is None:
             entry.code = Code.SESSION_EXPIRED
             self.happened("a request of an ended session was refused")
-        elif known.connection is not peer and not is_checked and known.connection is not None:
+        elif not is_checked and self.owners.setdefault(session_id, peer.server) is not peer.server:
             entry.code = SESSION_MOVED
             self.happened("a request of an abandoned connection was refused")
         elif op == CLOSE_SESSION:
@@ -462,6 +468,7 @@ class Ensemble:
             if old is not None and old.server is peer.server and not old.is_gone:
                 old.close()
             session.connection = None if peer.is_gone else peer
+            self.owners[session_id] = peer.server
             self.happened("a session went on over another connection")
         self.loop.after(self.drawn(HOP_S), peer.server.greeted, peer, session)
 
@@ -547,6 +554,7 @@ class Ensemble:
             if request.op != CREATE_SESSION:
                 self.happened("a write whose server was gone survived a change of leaders")
                 self._commit(request, is_checked=True)
+        self.owners.clear()
         for session in self.sessions.by_id.values():
             session.heard_at = self.loop.now
         self.has_leader = True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.ensemble import Request
+from tests.simulation.ensemble import Request, Server
 from tests.simulation.loop import Machine
 from tests.simulation.network import Connection
 from tests.simulation.witness import NAMES, decoded
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 KINDS = ("publish", "record", "cancelled", "assign", "take back", "leader end", "mourn", "office", "join", "candidate")
+RARE_KINDS = ("take back", "office", "join")
 CLIENT_KINDS = ("drop", "cancel")
 ANY_KINDS = ("exists", "get_data", "multi_read", "get_children2", "add_watch", "set_watches2", "heartbeat")
 
@@ -195,7 +196,7 @@ class Nemesis:
             connection.cut(client=ends != "server", server=ends != "client")
 
     def trap(self) -> None:
-        kind = self.rng.choice(KINDS * 3 + CLIENT_KINDS * 3 + ANY_KINDS)
+        kind = self.rng.choice(KINDS * 3 + RARE_KINDS * 3 + CLIENT_KINDS * 3 + ANY_KINDS)
         machine = self._machine() if self.rng.random() < 0.5 else None
         trap = Trap(
             kind,
@@ -284,15 +285,17 @@ class Nemesis:
 
     def lag(self) -> None:
         server, lag_s = self.rng.choice(self.world.ensemble.servers), self.rng.choice((0.005, 0.05, 0.4, 1.2))
+        self._lag(server, lag_s, self.rng.uniform(0.2, 4.0))
+        if self.rng.random() < 0.5:
+            self.world.loop.after(self.rng.uniform(0.0, 2 * lag_s), self._strike, self.cut)
 
+    def _lag(self, server: Server, lag_s: float, span_s: float) -> None:
         def end() -> None:
             server.lag_s = 0.0
 
-        self._tell("server lags", server.name, lag_s)
+        self._tell("server lags", server.name, f"{lag_s:.3f}s")
         server.lag_s = lag_s
-        self._later(self.rng.uniform(0.2, 4.0), end)
-        if self.rng.random() < 0.5:
-            self.world.loop.after(self.rng.uniform(0.0, 2 * lag_s), self._strike, self.cut)
+        self._later(span_s, end)
 
     def stall(self) -> None:
         """The disks of the ensemble stall, and perhaps its leader is lost meanwhile."""
@@ -308,12 +311,17 @@ class Nemesis:
             self.world.loop.after(span_s * self.rng.random(), self._strike, self.lose_leader)
 
     def depose(self) -> None:
-        """Somebody removes the leader's entry and its place in the queue; its session lives on."""
+        """Somebody removes the leader's entry and its place in the queue; its session lives on, and if its server
+        lags it goes on leading for a while."""
         ensemble, paths = self.world.ensemble, self.world.paths
         entry = ensemble.tree.nodes.get(paths.leader)
         if entry is not None and ensemble.has_leader:
             owned = ensemble.tree.ephemerals.get(entry.owner, {})
             gone = [paths.leader, *(path for path in owned if path.startswith(f"{paths.candidates}/"))]
+            machine = self._leader()
+            if machine is not None and self.rng.random() < 0.7:
+                for connection in self.world.network.of(machine):
+                    self._lag(connection.server, self.rng.uniform(0.2, 0.8), 1.0)
             self._tell("depose", gone)
             ensemble.remove(gone)
 

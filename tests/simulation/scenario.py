@@ -15,7 +15,7 @@ from tests.simulation.nodes import Node
 from tests.simulation.world import World
 
 STEP_S = 0.1  # how often invariants are looked at
-CONVERGE_S = 150.0  # virtual, after everything was healed
+CONVERGE_S = 35.0  # virtual, after everything was healed; shorter than the leader's slow reconcile
 STOP_S = 40.0  # virtual, for all daemons to stop in order
 
 
@@ -106,6 +106,8 @@ class Cluster:
             errand.cancel_after = rng.choice((0.0, rng.uniform(0, 0.02), rng.uniform(0, 2)))
             if kind is Plain and errand.mode == "persistent" and rng.random() < 0.5:
                 errand.again_after = rng.choice((0.0, 0.01, rng.uniform(0, 1)))
+        elif kind is Plain and rng.random() < 0.15:
+            errand.edit_after = rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, 1)))
         return errand
 
     def _run_s(self) -> float:

@@ -17,17 +17,20 @@ from tests.simulation import sometimes
 from tests.simulation.scenario import run
 
 SEEDS = 240
+SEEDS_MAX = 3 * SEEDS  # until every point was reached: a change of the product shifts what a seed does
 SAME = (8, 55, 105)  # with many faults, restarts and changes of leaders
 
 
 def test_nothing_is_lost_and_nothing_happens_twice_under_faults() -> None:
     reached: Counter[str] = Counter()
-    for seed in range(1, SEEDS + 1):
+    for seed in range(1, SEEDS_MAX + 1):
         outcome = run(seed)
         reached.update(outcome.sometimes)
         assert not outcome.problems, f"python -m tests.simulation --seed {seed}: {outcome.problems}"
+        if seed >= SEEDS and not sometimes.missing(reached):
+            break
     missing = sometimes.missing(reached)
-    assert not missing, f"the scenario has become too tame: {missing} never happened in {SEEDS} seeds"
+    assert not missing, f"the scenario has become too tame: {missing} never happened in {SEEDS_MAX} seeds"
 
 
 @pytest.mark.parametrize("seed", SAME)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CREATED, DELETED, CHANGED = 1, 2, 3
+GRACE_S = 3.0  # so soon after a deletion the loss of the holder makes it the leader's business
 _CREATES = (Op.CREATE, Op.CREATE2, Op.CREATE_CONTAINER, Op.CREATE_TTL)
 CLOCKS_S = 1.0  # how much sooner than asked for a task may expire: latencies, and the rounding of ticks
 
@@ -42,6 +43,7 @@ class Life:
     result_at: float = 0.0
     given: dict[int, tuple[str, str]] = field(default_factory=dict)  # version -> node, incarnation
     is_edited: bool = False
+    epoch_at_end: int = 0
 
 
 class Witness:
@@ -51,7 +53,7 @@ class Witness:
         self.lives: dict[tuple[str, int], Life] = {}  # by id and czxid
         self.by_id: dict[str, list[Life]] = {}
         self.epoch_owner: dict[int, tuple[int, str]] = {}  # epoch -> session, node
-        self.lost: set[tuple[str, str]] = set()  # (node, incarnation) that were seen to go
+        self.lost: dict[tuple[str, str], float] = {}  # (node, incarnation) -> when it was seen to go
         self.here: dict[str, Node] = {}
         self.drained: set[str] = set()  # nodes that were told to drain, or stopped
         self.watched = (
@@ -108,11 +110,14 @@ class Witness:
             before = self.by_id.setdefault(task_id, [])
             if before:
                 self.sometimes("an id was dropped again")
+                if task_id.startswith("t-"):
+                    self.broken(f"{task_id} was dropped twice by the one client that knows this id")
             before.append(life)
             return
         life = self.by_id[task_id][-1]
         if kind == DELETED:
             life.ended_at = self.world.loop.now
+            life.epoch_at_end = self._epoch_now()
             if entry.op == REAP:
                 life.end = "ttl"
             elif entry.op == CLOSE_SESSION:
@@ -168,6 +173,24 @@ class Witness:
             self.sometimes("a life of an id met what was meant for the one before")
             return
         self.broken(f"{life.id} was charged with {attempt.cause} on {attempt.node}, but no run ended so")
+
+    def _epoch_now(self) -> int:
+        node = self.world.ensemble.tree.nodes.get(self.paths.epoch)
+        return node.version if node else 0
+
+    def owes_a_cancellation(self, life: Life) -> bool:
+        """Whether somebody is here who knows that this task was deleted before its end, and has to publish that:
+        the holder that runs it, or the leader that gave it to a node which was lost at about that time. A node that
+        was cut off, and whose list said so for a while only, never heard of it: docs/protocol.md knows the gap."""
+        if life.end in (None, "published") or life.result is not None or len(self.by_id[life.id]) > 1:
+            return False
+        given = life.given.get(life.version)
+        if given is None:
+            return False
+        lost_at = self.lost.get(given)
+        if lost_at is None:
+            return any(run.life[1:] == (life.version, given[1]) for run in self.runs_of(life))
+        return 0 <= lost_at - life.ended_at < GRACE_S and life.epoch_at_end == self._epoch_now()
 
     def runs_of(self, life: Life) -> list[Any]:
         return [
@@ -246,6 +269,8 @@ class Witness:
         said = (result.czxid, life.version, result.owner or "")
         if run.task != life.id or run.outcome != "done" or run.life != said or run.attempt != result.attempt:
             self.broken(f"{life.id} is done by run {run}, and its result says {said} attempt {result.attempt}")
+        if life.given.get(life.version) != (result.node, result.owner):
+            self.broken(f"{life.id} is done by {result.owner}; version {life.version} was given to {life.given}")
         if run.node != result.node:
             self.broken(f"{life.id} is done on {run.node}, and its result says {result.node}")
         if sum(run.outcome == "done" for run in self.runs_of(life)) > 1:
@@ -299,13 +324,13 @@ class Witness:
         if kind == DELETED:
             gone = self.here.pop(name, None)
             if gone is not None:
-                self.lost.add((name, gone.incarnation))
+                self.lost[name, gone.incarnation] = self.world.loop.now
             return
         node = self.world.ensemble.tree.nodes[path]
         record = codec.decode(node.data or b"", Node)
         before = self.here.get(name)
         if before is not None and before.incarnation != record.incarnation:
-            self.lost.add((name, before.incarnation))
+            self.lost[name, before.incarnation] = self.world.loop.now
         self.here[name] = record
         if record.draining:
             self.drained.add(name)
