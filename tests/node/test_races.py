@@ -34,7 +34,7 @@ async def test_a_task_that_is_stopped_in_the_turn_of_its_start_keeps_no_slot(
 ) -> None:
     daemon = await cut_site.node(slots=1)
     executor = daemon.executor
-    start = executor._start_what_fits
+    start = executor._runs.start_what_fits
     stopped: list[str] = []
 
     def start_and_stop() -> None:
@@ -44,7 +44,7 @@ async def test_a_task_that_is_stopped_in_the_turn_of_its_start_keeps_no_slot(
                 stopped.append(held.line.id)
                 executor._stop(held, "drain")
 
-    monkeypatch.setattr(executor, "_start_what_fits", start_and_stop)
+    monkeypatch.setattr(executor._runs, "start_what_fits", start_and_stop)
     task_id = await cut_site.user.drop({"kernel": "nap", "args": [0]})
 
     async def is_free() -> bool:

@@ -125,9 +125,9 @@ def settled(cluster: Cluster) -> None:
     world = cluster.world
     for node in cluster.nodes:
         daemon = node.daemon
-        executor = daemon.executor
-        if executor._queue or executor._slots_taken or executor._wide:
-            world.broken(f"{node.name}: {executor._slots_taken} slots taken, {executor._wide} wide, {executor._queue}")
+        runs = daemon.executor._runs
+        if runs.queue or runs.slots_taken or runs.wide:
+            world.broken(f"{node.name}: {runs.slots_taken} slots taken, {runs.wide} wide, {runs.queue}")
         connection = daemon.session._link._connection
         if daemon.session.state is State.CONNECTED and connection is not None and len(connection._sent) > 4:
             world.broken(f"{node.name}: {len(connection._sent)} requests are pending")

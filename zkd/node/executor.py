@@ -14,7 +14,6 @@ is killed, what is finished is thrown away. While the connection is merely gone,
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
@@ -23,36 +22,31 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd.core.clock import ServerClock
-from zkd.core.lifecycle import Publish, State, Step, TryAgain, handed_back
-from zkd.endings import Ending, Endings, cancelled
+from zkd.core.lifecycle import State, Step
+from zkd.endings import Endings
 from zkd.errors import (
     BadRecord,
     NoAuth,
     NoNode,
     OutcomeUnknown,
-    ResultLost,
     SessionExpired,
     Unavailable,
     ZooKeeperError,
 )
 from zkd.holder.following import Following
-from zkd.holder.held import Held, Tally, life
-from zkd.holder.inputs import blobs_of, call_of, has_blobs
-from zkd.holder.verdicts import obituary_of, refusal_of, result_of, verdict_of
+from zkd.holder.held import Held, life
+from zkd.holder.runs import Runs
+from zkd.holder.settling import Settling
 from zkd.paths import NodeId, Paths, TaskId
-from zkd.records import Assigned, Assignment, BlobRef, Dead, Result, Running, Task
+from zkd.records import Assigned, Assignment, BlobRef, Running, Task
 from zkd.store import BlobStore
-from zkd.workers import Cancelled, Failed, Finished, Outcome, Pool, Rejected, TimedOut
+from zkd.workers import Cancelled, Outcome, Pool
 from zkd.zk import Session, Stat
 
-# Runs that wait in the pool beyond the slots: it hands the next one to a worker in the very callback that frees
-# it, while a worker that had to wait for us would stand idle for some turns of a busy loop.
-AHEAD = 2
 STOP_S = 5.0  # for what was told to stop: SIGTERM, grace, SIGKILL, and a write
 READ_AT_ONCE_FIRST = 16  # tasks may be 512 KiB each,
 READ_AT_ONCE = 100  # and mostly are not
 REPLY_BYTES = 2_000_000
-NOT_WRITABLE = BadRecord("$", "expected a znode that zkd may write, to count its attempts: its ACL does not let it")
 
 
 class Executor:
@@ -73,16 +67,22 @@ class Executor:
     ) -> None:
         self._session = session
         self._paths = paths
-        self._node = node
-        self._pool = pool
-        self._slots = slots
         self._endings = endings
-        self._store = store
         self._clock = clock
         self._log = log
-        self._fetch = fetch
-        self._timeout_s = timeout_s
-        self._address = address
+        self._settling = Settling(
+            session,
+            paths,
+            node,
+            endings,
+            store,
+            log,
+            address,
+            finish=self._finish,
+            do=self._do,
+            in_callback=self._in_callback,
+        )
+        self.tally = self._settling.tally
         self._following = Following(
             session,
             paths.assignment(node),
@@ -94,7 +94,15 @@ class Executor:
         self._held: dict[TaskId, Held] = {}
         self._wanted: dict[TaskId, Assigned] = {}  # the lines of the last assignment
         self._done: dict[TaskId, Assigned] = {}  # lines that still stand in assign/ although we are through with them
-        self._queue: list[tuple[int, int, TaskId]] = []
+        self._runs = Runs(
+            pool,
+            slots,
+            self._held,
+            ended=partial(self._in_callback, self._ran),
+            do=self._do,
+            fetch=fetch,
+            timeout_s=timeout_s,
+        )
         self._read_at_once = READ_AT_ONCE_FIRST
         self._idle = asyncio.Event()
         self._idle.set()
@@ -102,9 +110,6 @@ class Executor:
         self._session_id = 0
         self._is_draining = False
         self._group: asyncio.TaskGroup | None = None
-        self._slots_taken = 0
-        self._wide = 0  # running tasks of more than one slot
-        self.tally = Tally()
 
     # --- What others ask and tell -----------------------------------------------------------------------
 
@@ -112,17 +117,19 @@ class Executor:
         """Work for as long as the daemon lives."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            self._runs.is_stopped = self._settling.is_stopped = False
             try:
                 await self._following.run()
             finally:
                 self._group = None  # callbacks begin nothing any more
+                self._runs.is_stopped = self._settling.is_stopped = True
 
     def joined(self, incarnation: str, session_id: int) -> None:
         """A session has begun, with our entry in nodes/. What we held in an older one is not ours any more."""
         self._wanted.clear()
         self._abandon()
-        self._incarnation = incarnation
-        self._session_id = session_id
+        self._incarnation = self._runs.incarnation = self._settling.incarnation = incarnation
+        self._session_id = self._settling.session_id = session_id
         self._done.clear()
         self._following.wake()
 
@@ -144,7 +151,7 @@ class Executor:
 
     @property
     def slots_used(self) -> int:
-        return min(self._slots, self._slots_taken)
+        return self._runs.slots_used
 
     def queued(self) -> int:
         return sum(held.state in (State.READING, State.QUEUED) for held in self._held.values())
@@ -164,7 +171,7 @@ class Executor:
             if held.state in (State.READING, State.QUEUED) and held.work is None:
                 held.stopped_for = "drain"  # one that is being read is handed back when that is done
                 if held.state is State.QUEUED:
-                    self._do(held, self._hand_back(held))
+                    self._do(held, self._settling.hand_back(held))
         if not await self._is_idle_within(timeout_s):
             running = [held for held in self._held.values() if held.state is State.RUNNING]
             self._log.warning("drain.timed_out", handed_back=len(running))
@@ -221,7 +228,7 @@ class Executor:
         while to_read:
             self._spawn(self._read(to_read[: self._read_at_once]))
             del to_read[: self._read_at_once]
-        self._start_what_fits()
+        self._runs.start_what_fits()
 
     def _hold(self, line: Assigned, now: float) -> Held:
         held = self._held[line.id] = Held(line, since=now)
@@ -248,11 +255,11 @@ class Executor:
                 continue  # dropped meanwhile, or being let go
             if isinstance(got, NoNode):
                 held.advance(Step.ENDED)
-                self._do(held, self._was_cancelled(held))
+                self._do(held, self._settling.was_cancelled(held))
                 continue
             if isinstance(got, NoAuth):
                 # Hidden since the leader read it. A change of an ACL is no event: nobody else will notice.
-                self._refuse(held, BadRecord("$", f"expected a znode that zkd may read: {got}"))
+                self._settling.refuse(held, BadRecord("$", f"expected a znode that zkd may read: {got}"))
                 continue
             if isinstance(got, ZooKeeperError) or life(got.stat) != life(held.line):
                 self._drop(held)  # it moved on: the leader hears of it by an event
@@ -260,17 +267,10 @@ class Executor:
             try:
                 task = codec.decode_task(got.data)
             except BadRecord as error:
-                self._refuse(held, error)
+                self._settling.refuse(held, error)
                 continue
             self._queue_up(held, task, got.stat)
-        self._start_what_fits()
-
-    def _refuse(self, held: Held, bad: BadRecord) -> None:
-        held.advance(Step.ENDED)
-        self._do(held, self._publish(held, self._refusal(held.line, bad), None))
-
-    def _refusal(self, line: Assigned, bad: BadRecord) -> Result:
-        return refusal_of(line, bad, node=self._node, owner=self._incarnation)
+        self._runs.start_what_fits()
 
     def _queue_up(self, held: Held, task: Task, stat: Stat) -> None:
         held.task = task
@@ -279,204 +279,21 @@ class Executor:
             now = self._now()
             held.expires_at = now + task.not_after_s - self._clock.age_s(stat.ctime, now, stat.czxid)
         if held.stopped_for is not None:
-            self._do(held, self._hand_back(held))
+            self._do(held, self._settling.hand_back(held))
         else:
-            heapq.heappush(self._queue, (-task.priority, held.line.czxid, held.line.id))
+            self._runs.push(held, task)
 
-    # --- Running ----------------------------------------------------------------------------------------
-
-    def _start_what_fits(self) -> None:
-        while self._queue and self._group is not None:
-            held = self._held.get(self._queue[0][2])
-            if held is None or held.state is not State.QUEUED or held.stopped_for or held.work:
-                heapq.heappop(self._queue)
-                continue
-            task = held.task
-            assert task is not None
-            is_wide = task.slots > 1
-            limit = self._slots
-            if not is_wide and not self._wide:
-                limit = self._slots * self._pool.depth(task.kernel) + AHEAD
-            if self._slots_taken + task.slots > limit:
-                return
-            heapq.heappop(self._queue)
-            self._slots_taken += task.slots
-            self._wide += is_wide
-            held.has_slots = True
-            held.advance(Step.STARTED)
-            held.started = self._now()
-            if has_blobs(task):
-                self._do(held, self._fetch_and_start(held, task))
-            else:
-                self._start(held, task, {})
-
-    async def _fetch_and_start(self, held: Held, task: Task) -> None:
-        try:
-            files = {ref.blob: await self._fetch(ref) for ref in blobs_of(task)}
-        except BadRecord as error:
-            self._ran(held, Rejected(error.where, str(error)))
-        except ResultLost as error:
-            self._ran(held, Failed("ResultLost", str(error), "", 0.0))
-        else:
-            held.work = None
-            if held.state is State.RUNNING and held.stopped_for is None:
-                self._start(held, task, files)
-
-    def _start(self, held: Held, task: Task, files: dict[str, str]) -> None:
-        timeout_s = task.timeout_s or self._timeout_s()
-        if held.expires_at is not None:
-            timeout_s = min(timeout_s, max(0.0, held.expires_at - self._now()))
-            if timeout_s == 0.0:
-                self._ran(held, TimedOut(0.0))
-                return
-
-        def progressed(fraction: float | None, note: str | None) -> None:
-            held.progress, held.note = fraction, note
-
-        call = call_of(task, held.line, self._incarnation, files)
-        run = self._pool.submit(
-            call, partial(self._in_callback, self._ran, held), timeout_s=timeout_s, on_progress=progressed
-        )
-        if held.state is State.RUNNING:
-            held.run = run
+    # --- Ending -----------------------------------------------------------------------------------------
 
     def _ran(self, held: Held, outcome: Outcome) -> None:
-        """The pool's answer, in one of its callbacks."""
-        held.run = None
-        self._free(held)
+        """A run has ended by itself."""
         task = held.task
         if self._group is None or held.state is not State.RUNNING or task is None:
             return  # the daemon ends, or it was dropped while it ran
         if isinstance(outcome, Cancelled):  # nobody here asked for it
-            self._do(held, self._was_stopped(held))
+            self._do(held, self._settling.was_stopped(held))
         else:
-            self._settle(held, task, outcome)
-        self._start_what_fits()
-
-    def _free(self, held: Held) -> None:
-        if held.has_slots and held.task is not None:
-            held.has_slots = False
-            self._slots_taken -= held.task.slots
-            self._wide -= held.task.slots > 1
-
-    def _settle(self, held: Held, task: Task, outcome: Outcome) -> None:
-        held.advance(Step.ENDED)
-        line = held.line
-        if isinstance(outcome, Finished) and outcome.blob is not None:
-            blob = outcome.blob
-            try:
-                self._store.keep(blob.path, line.id, blob.sha256, blob.format)
-            except OSError as error:
-                outcome = Failed("OSError", f"the result cannot be kept as a file: {error}", "", outcome.run_s)
-        has_expired = held.expires_at is not None and held.expires_at <= self._now()
-        verdict = verdict_of(task, outcome, self._node, has_expired=has_expired)
-        if isinstance(verdict, TryAgain):
-            self._log.info("task.attempt_failed", id=line.id, attempt=line.attempt, cause=verdict.attempts[-1].cause)
-            self._do(held, self._record(held, task, verdict))
-            return
-        self._end(held, task, outcome, verdict)
-
-    def _end(self, held: Held, task: Task, outcome: Outcome, verdict: Publish) -> None:
-        """Send the ending at once, together with the others of this turn; a refusal is another matter."""
-        result = result_of(
-            held, task, outcome, verdict, node=self._node, owner=self._incarnation, address=self._address()
-        )
-        dead = obituary_of(task, verdict, result.finished_at)
-        if dead is not None:
-            self._do(held, self._publish(held, result, dead))
-            return
-        sent = self._endings.send(held.line.id, held.line.version, result, within=self._session_id)
-        sent.add_done_callback(partial(self._in_callback, self._sent, held, result))
-
-    def _sent(self, held: Held, result: Result, sent: asyncio.Future[Any]) -> None:
-        if not sent.cancelled() and sent.exception() is None:
-            self._was_published(held, result)
-        elif self._group is not None and held.state is State.PUBLISHING:
-            # The same transaction again: what it says then tells how it went.
-            self._do(held, self._publish(held, result, None))
-
-    # --- Ending -----------------------------------------------------------------------------------------
-
-    async def _publish(self, held: Held, result: Result, dead: Dead | None) -> None:
-        line = held.line
-        ending = await self._endings.end(line.id, line.version, result, dead, within=self._session_id)
-        if ending is Ending.WRITTEN:
-            self._was_published(held, result)
-        elif ending is Ending.GONE:
-            await self._was_cancelled(held)
-        else:
-            self._log.info("task.not_ours", id=line.id, attempt=line.attempt, because=ending.value)
-            self._finish(held, Step.DROPPED)
-
-    def _was_published(self, held: Held, result: Result) -> None:
-        line = held.line
-        self.tally.count(result.kernel or "", result.status)
-        if result.status == "done":
-            self._log.debug("task.done", id=line.id, attempt=line.attempt)
-        else:
-            why = result.error.message if result.error else ""
-            self._log.info("task.ended", id=line.id, attempt=line.attempt, status=result.status, error=why)
-        self._finish(held, Step.PUBLISHED)
-
-    async def _was_cancelled(self, held: Held) -> None:
-        """The task's znode is gone. Either our own commit took it, its answer lost; or somebody cancelled it."""
-        line, me = held.line, self._incarnation or ""
-        result = cancelled(me, line.czxid, line.attempt, held.task, self._node)
-        ending = await self._endings.end_deleted(line.id, result, within=self._session_id)
-        if ending is Ending.WRITTEN:
-            self.tally.count(result.kernel or "", "cancelled")
-            self._log.info("task.cancelled", id=line.id, attempt=line.attempt)
-        self._finish(held, Step.PUBLISHED)
-
-    async def _let_go(self, held: Held) -> None:
-        """Our line was taken out of assign/: the task was cancelled, or moved on to somebody else.
-
-        Nobody else finds out which while we live, so a lost connection only delays the question.
-        """
-        is_there: bool | None = None
-        while is_there is None:
-            try:
-                is_there = await self._session.exists(self._paths.task(held.line.id)) is not None
-            except ZooKeeperError:
-                await asyncio.sleep(0.05)
-                if not await self._endings.reconnected(self._session_id):
-                    is_there = True  # the leader has lost us, and sees to what we held
-        if is_there:
-            self._finish(held, Step.DROPPED)
-        else:
-            await self._was_cancelled(held)
-
-    async def _record(self, held: Held, task: Task, verdict: TryAgain) -> None:
-        """Write the attempt into the task. Its version moves on, which ends our hold; the leader takes over."""
-        line = held.line
-        ending = await self._endings.record_attempts(
-            line.id, line.version, task, verdict.attempts, within=self._session_id
-        )
-        if ending is Ending.WRITTEN:
-            self.tally.count(task.kernel, verdict.attempts[-1].cause)
-        elif ending is Ending.GONE:
-            await self._was_cancelled(held)
-            return
-        elif ending is Ending.STUCK:
-            await self._publish(held, self._refusal(line, NOT_WRITABLE), None)
-            return
-        self._finish(held, Step.DROPPED)
-
-    async def _hand_back(self, held: Held) -> None:
-        task = held.task
-        assert task is not None
-        held.advance(Step.ENDED)
-        self._log.info("task.handed_back", id=held.line.id)
-        await self._record(held, task, handed_back(task, self._node))
-
-    async def _was_stopped(self, held: Held) -> None:
-        if held.state is not State.RUNNING:
-            return  # dropped meanwhile
-        if held.stopped_for == "drain":
-            await self._hand_back(held)
-        else:
-            held.advance(Step.ENDED)
-            await self._let_go(held)
+            self._settling.settle(held, task, outcome)
 
     # --- Letting go -------------------------------------------------------------------------------------
 
@@ -486,19 +303,14 @@ class Executor:
             return
         held.stopped_for = reason
         if held.state is State.RUNNING:
-            run, held.run = held.run, None
-            if held.work is not None:
-                held.work.cancel()  # it was still fetching what it needs
-            if run is not None:
-                self._pool.withdraw(run)
-            self._free(held)
+            self._runs.stop(held)
             if reason != "session" and self._group is not None:
-                self._do(held, self._was_stopped(held))
-            asyncio.get_running_loop().call_soon(self._in_callback, self._start_what_fits)
+                self._do(held, self._settling.was_stopped(held))
+            asyncio.get_running_loop().call_soon(self._in_callback, self._runs.start_what_fits)
         elif held.state in (State.READING, State.QUEUED) and held.work is None:
             if reason == "cancelled" and self._group is not None:
                 held.advance(Step.ENDED)
-                self._do(held, self._let_go(held))
+                self._do(held, self._settling.let_go(held))
             else:
                 self._drop(held)
         # A task that is being published is not stopped: its transaction finds out who won.

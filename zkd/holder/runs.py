@@ -1,0 +1,140 @@
+"""Which of the tasks in our hands run now: by priority, then age, as many as fit into the slots.
+
+A task that is ready waits here until its turn comes; then its kernel is called in the pool. What the outcome
+means is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from zkd.core.lifecycle import State, Step
+from zkd.errors import BadRecord, ResultLost
+from zkd.holder.held import Held
+from zkd.holder.inputs import blobs_of, call_of, has_blobs
+from zkd.paths import TaskId
+from zkd.records import BlobRef, Task
+from zkd.workers import Failed, Outcome, Pool, Rejected, TimedOut
+
+# Runs that wait in the pool beyond what it has on its workers' lines: it hands the next one to a worker in the very
+# callback that frees it, while a worker that had to wait for us would stand idle for some turns of a busy loop.
+AHEAD = 2
+
+
+class Runs:
+    def __init__(
+        self,
+        pool: Pool,
+        slots: int,
+        held: dict[TaskId, Held],
+        *,
+        ended: Callable[[Held, Outcome], None],
+        do: Callable[[Held, Coroutine[Any, Any, None]], None],
+        fetch: Callable[[BlobRef], Awaitable[str]],
+        timeout_s: Callable[[], float],
+    ) -> None:
+        """`held` belongs to the executor; `ended` is called once a run that was not stopped, `do` owns coroutines."""
+        self._pool = pool
+        self._slots = slots
+        self._held = held
+        self._ended = ended
+        self._do = do
+        self._fetch = fetch
+        self._timeout_s = timeout_s
+        self.incarnation: str | None = None
+        self.is_stopped = True  # nothing is begun
+        self.queue: list[tuple[int, int, TaskId]] = []
+        self.slots_taken = 0
+        self.wide = 0  # running tasks of more than one slot
+
+    @property
+    def slots_used(self) -> int:
+        return min(self._slots, self.slots_taken)
+
+    def push(self, held: Held, task: Task) -> None:
+        """It may run; `start_what_fits` starts it when its turn comes."""
+        heapq.heappush(self.queue, (-task.priority, held.line.czxid, held.line.id))
+
+    def start_what_fits(self) -> None:
+        while self.queue and not self.is_stopped:
+            held = self._held.get(self.queue[0][2])
+            if held is None or held.state is not State.QUEUED or held.stopped_for or held.work:
+                heapq.heappop(self.queue)
+                continue
+            task = held.task
+            assert task is not None
+            is_wide = task.slots > 1
+            limit = self._slots
+            if not is_wide and not self.wide:
+                limit = self._slots * self._pool.depth(task.kernel) + AHEAD
+            if self.slots_taken + task.slots > limit:
+                return
+            heapq.heappop(self.queue)
+            self.slots_taken += task.slots
+            self.wide += is_wide
+            held.has_slots = True
+            held.advance(Step.STARTED)
+            held.started = _now()
+            if has_blobs(task):
+                self._do(held, self._fetch_and_call(held, task))
+            else:
+                self._call(held, task, {})
+
+    async def _fetch_and_call(self, held: Held, task: Task) -> None:
+        try:
+            files = {ref.blob: await self._fetch(ref) for ref in blobs_of(task)}
+        except BadRecord as error:
+            self._ran(held, Rejected(error.where, str(error)))
+        except ResultLost as error:
+            self._ran(held, Failed("ResultLost", str(error), "", 0.0))
+        else:
+            held.work = None
+            if held.state is State.RUNNING and held.stopped_for is None:
+                self._call(held, task, files)
+
+    def _call(self, held: Held, task: Task, files: dict[str, str]) -> None:
+        timeout_s = task.timeout_s or self._timeout_s()
+        if held.expires_at is not None:
+            timeout_s = min(timeout_s, max(0.0, held.expires_at - _now()))
+            if timeout_s == 0.0:
+                self._ran(held, TimedOut(0.0))
+                return
+
+        def progressed(fraction: float | None, note: str | None) -> None:
+            held.progress, held.note = fraction, note
+
+        call = call_of(task, held.line, self.incarnation, files)
+        run = self._pool.submit(
+            call, lambda outcome: self._ran(held, outcome), timeout_s=timeout_s, on_progress=progressed
+        )
+        if held.state is State.RUNNING:
+            held.run = run
+
+    def _ran(self, held: Held, outcome: Outcome) -> None:
+        """The pool's answer, in one of its callbacks."""
+        held.run = None
+        self._free(held)
+        self._ended(held, outcome)
+        self.start_what_fits()
+
+    def stop(self, held: Held) -> None:
+        """Its kernel is killed, or never begins; nothing is told of it."""
+        run, held.run = held.run, None
+        if held.work is not None:
+            held.work.cancel()  # it was still fetching what it needs
+        if run is not None:
+            self._pool.withdraw(run)
+        self._free(held)
+
+    def _free(self, held: Held) -> None:
+        if held.has_slots and held.task is not None:
+            held.has_slots = False
+            self.slots_taken -= held.task.slots
+            self.wide -= held.task.slots > 1
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
