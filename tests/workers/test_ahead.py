@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.workers.running import Log, call, open_pool, run, until
-from zkd.workers import Cancelled, Died, Finished, Pool, TimedOut
+from zkd.workers import Cancelled, Died, Finished, Outcome, Pool, TimedOut, frames
 from zkd.workers.brevity import DEPTH_MAX, KERNELS_MAX, LEAD_S, TRUSTED_AFTER, Brevity
+from zkd.workers.run import Run
+from zkd.workers.worker import State, Worker
 
 
 async def trusted(pool: Pool) -> None:
@@ -131,3 +136,66 @@ def test_names_without_end_are_not_all_remembered() -> None:
             brevity.ran(str(number), 1e-5)
     assert brevity.depth("1") > 1
     assert brevity.depth(str(KERNELS_MAX + 5)) == 1
+
+
+class Hasty:
+    """The daemon's copy of the worker's end; the worker takes a call between two of those that are taken back."""
+
+    def __init__(self, untaken: socket.socket, theirs: socket.socket) -> None:
+        self._untaken = untaken
+        self._theirs = theirs
+        self.packet = b""
+
+    def recv(self, size: int, flags: int) -> bytes:
+        packet = self._untaken.recv(size, flags)
+        if not self.packet:
+            self.packet = self._theirs.recv(frames.PACKET_BYTES_MAX)
+        return packet
+
+    def close(self) -> None:
+        self._untaken.close()
+
+
+async def test_what_the_worker_takes_while_others_are_taken_back_keeps_its_own_answer(tmp_path: Path) -> None:
+    """Packets come out in their order: the worker may get one from the middle, and its answer is that one's."""
+    output, theirs_output = os.pipe()
+    outcomes: dict[str, Outcome] = {}
+    returned: list[str] = []
+    worker = Worker(
+        1,
+        output,
+        blob_path=lambda worker, run: tmp_path / f"{worker}-{run}",
+        grace_s=1.0,
+        send_signal=lambda number, signal: None,
+        ready=lambda worker: None,
+        answered=lambda worker, run, outcome, has_output: run.end(outcome),
+        freed=lambda worker: None,
+        returned=lambda worker, runs: returned.extend(run.call.task_id for run in runs),
+        leaving=lambda worker: None,
+        gone=lambda worker, how: None,
+        stuck=lambda: None,
+        printed=lambda worker, line: None,
+    )
+    calls, answers = (socket.socket(fileno=fd) for fd in worker.line.give_away())
+    try:
+        answers.sendall(frames.encode(frames.READY, frames.ReadyHeader(os.getpid(), 0)))
+        await until(lambda: worker.state is State.IDLE)
+        runs = {}
+        for name in "abc":
+            asked = call("short", name, task_id=name)
+            runs[name] = Run(asked, frames.encode_call(asked), 20.0, None, partial(outcomes.__setitem__, name))
+            assert worker.start(runs[name])
+        hasty = worker.line._untaken = Hasty(worker.line._untaken, calls)  # type: ignore[assignment]
+        assert worker.withdraw(runs["c"])
+        assert frames.is_same(hasty.packet, runs["b"].frame)
+        assert returned == ["a"]
+        answers.sendall(frames.encode(frames.VALUE, frames.ValueHeader(0, 0.001, 0, False), b'"b"'))
+        await until(lambda: worker.look() or outcomes)
+        assert {name: outcome.value for name, outcome in outcomes.items() if isinstance(outcome, Finished)} == {
+            "b": b'"b"'
+        }
+    finally:
+        worker.exited("the test is over")
+        for end in (calls, answers):
+            end.close()
+        os.close(theirs_output)

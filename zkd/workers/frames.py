@@ -151,6 +151,11 @@ def as_kind(frame: bytes, kind: int) -> bytes:
     return b"%b%c%b" % (frame[:4], kind, frame[5:])
 
 
+def is_same(packet: bytes, frame: bytes) -> bool:
+    """Whether these are the same call, of whatever kind."""
+    return packet[5:] == frame[5:]
+
+
 def decode(kind: type[T], header: bytes) -> T:
     try:
         decoded: T = _DECODERS[kind](header)

@@ -5,7 +5,7 @@
 
 The daemon keeps the worker's end of `calls` open, too: so it can take back what the worker has not taken, and
 the kernel of the operating system gives each packet to exactly one of them. What is neither here nor answered
-is what the worker was at.
+is what the worker was at: which one that is, only what was taken back can tell.
 
 One call at a time is answered aloud: the loop watches the answers. While several lie ready they are answered
 quietly, so that a short kernel costs no wake-up of the daemon each: the loop does not watch the answers then,
@@ -83,16 +83,21 @@ class Line:
         if not self._unsent:
             self._loop.remove_writer(self._answers.fileno())
 
-    def take_back(self) -> int:
-        """How many of the last calls the worker has not taken. They are not on the line any more."""
-        count = 0
+    def take_back(self) -> list[bytes]:
+        """The calls that the worker has not taken, as they were sent. They are not on the line any more.
+
+        They need not be the last ones that were sent: packets come out in their order, and the worker may take
+        one between two of ours.
+        """
+        taken: list[bytes] = []
         while True:
             try:
-                if not self._untaken.recv(1, socket.MSG_DONTWAIT):  # what follows in the packet goes with it
-                    return count
+                packet = self._untaken.recv(frames.PACKET_BYTES_MAX, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return count
-            count += 1
+                return taken
+            if not packet:
+                return taken
+            taken.append(packet)
 
     def hang_up(self) -> None:
         """Let the worker end when it has answered what it has taken."""

@@ -137,7 +137,7 @@ class Worker:
         run = self.on_line[0]
         run.began = time.monotonic()
         self._output.begin_run()
-        if run.timeout_s is not None:
+        if run.timeout_s is not None and self.state is State.BUSY:
             self._set_deadline(self._loop.time() + run.timeout_s)
 
     def look(self) -> bool:
@@ -173,12 +173,17 @@ class Worker:
         """The runs on the line that the worker has not taken; they are off it now."""
         if len(self.on_line) == 1 and len(self.on_line[0].frame) > frames.PACKET_BYTES_MAX:
             return []  # it is half on its way
-        taken = [self.on_line.pop() for _ in range(min(self.line.take_back(), len(self.on_line)))]
-        taken.reverse()
-        for run in taken:
+        at = self.run
+        taken: list[Run] = []
+        for packet in self.line.take_back():
+            run = next(run for run in self.on_line if frames.is_same(packet, run.frame))
+            self.on_line.remove(run)
             run.worker = None
+            taken.append(run)
         if not self.on_line and self.state is State.BUSY:
             self.state = State.IDLE
+        elif self.run is not at:
+            self._begin()  # what we thought it was at had not begun
         return taken
 
     def _give_back(self) -> None:
