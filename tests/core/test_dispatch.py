@@ -710,3 +710,17 @@ def test_nodes_that_came_and_went_leave_nothing_behind() -> None:
         mind.node_lost(f"n{n}", 1.0)
         mind.node_state(f"n{n}", "active")
     assert (mind.sizes()["members"], mind.sizes()["states"]) == (0, 0)
+
+
+@pytest.mark.parametrize("submitters", [1, 3])
+def test_what_is_cancelled_behind_one_that_cannot_run_leaves_nothing_behind(submitters: int) -> None:
+    mind = cluster(node("a"))
+    drop(mind, "head", 1, labels={"rack": "r2"}, submitter="s0")
+    for n in range(2, 5_000):
+        drop(mind, f"t{n}", n, labels={"rack": "r2"}, submitter=f"s{n % submitters}", priority=n % 2)
+        assert lists(decided(mind)) == {}
+        mind.task_gone(f"t{n}", 0.0)
+    assert mind.sizes()["queued"] < 600
+    drop(mind, "tail", 6_000, labels={"rack": "r2"}, submitter="s1")
+    mind.node_here(node("b", 2, labels={"rack": "r2"}), 1.0)
+    assert lists(decided(mind, 1.0)) == {"b": ["head", "tail"]}

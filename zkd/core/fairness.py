@@ -134,6 +134,16 @@ class Turns:
                 return self._place(submitter)[:3]
         return None
 
+    def clear_out(self, is_live: IsLive) -> None:
+        """Give back the places of tasks that have left. A head that goes makes way for a later one, which is found."""
+        for submitter, queue in list(self.queues.items()):
+            live = [task for task in queue if is_live(task)]
+            if live:
+                heapq.heapify(live)
+                self.queues[submitter] = live
+            else:
+                del self.queues[submitter]
+
     def _next_submitter(self) -> str:
         self._catch_up()
         order = self._order

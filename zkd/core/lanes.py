@@ -15,6 +15,10 @@ from zkd.core.picture import Entry, Member, Phase
 from zkd.core.room import Rank, Room
 from zkd.paths import NodeId, TaskId
 
+# Places in the heaps of a lane, of a task that waits and beside that: more are of tasks that have left.
+PLACES_EACH = 4
+PLACES_KEPT = 256
+
 # The more urgent, the smaller: priority, slots held and tag of the submitter, age.
 Urgency = tuple[int, int, int, Aged]
 
@@ -48,6 +52,7 @@ class Lane:
         self._priorities: list[int] = []  # negated
         self._ages: list[Aged] | None = None  # every task by age alone, once there is another order
         self.count = 0
+        self._places = 0  # taken since the heaps were last cleared of tasks that have left
         self._nodes: list[Rank] = []
         self._read_to = -1
         self.gap: Gap | None = None
@@ -64,6 +69,7 @@ class Lane:
         if self._ages is not None:
             heapq.heappush(self._ages, aged)
         self.count += 1
+        self._places += 1
 
     def left(self) -> None:
         """One of its tasks is no longer ready, or no longer here."""
@@ -72,7 +78,19 @@ class Lane:
             self.turns.clear()
             self._priorities.clear()
             self._ages = None
+            self._places = 0
             self.gap = None
+        elif self._places > PLACES_EACH * self.count + PLACES_KEPT:
+            self._clear_out()
+
+    def _clear_out(self) -> None:
+        """Who leaves behind a head that cannot run never comes up, and would stand here for as long as that waits."""
+        for turns in self.turns.values():
+            turns.clear_out(self.is_live)
+        if self._ages is not None:
+            self._ages = [aged for aged in self._ages if self.is_live(aged)]
+            heapq.heapify(self._ages)
+        self._places = self.count
 
     def size(self) -> int:
         queued = sum(len(queue) for turns in self.turns.values() for queue in turns.queues.values())
