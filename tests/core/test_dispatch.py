@@ -724,3 +724,13 @@ def test_what_is_cancelled_behind_one_that_cannot_run_leaves_nothing_behind(subm
     drop(mind, "tail", 6_000, labels={"rack": "r2"}, submitter="s1")
     mind.node_here(node("b", 2, labels={"rack": "r2"}), 1.0)
     assert lists(decided(mind, 1.0)) == {"b": ["head", "tail"]}
+
+
+def test_a_node_that_comes_back_without_its_labels_gets_nothing_that_needs_them() -> None:
+    ssd = {"disk": "ssd"}
+    mind = cluster(node("a", 1, labels=ssd), node("c", 1, labels=ssd))
+    drop(mind, "t", 1, labels=ssd)
+    assert lists(decided(mind)) == {"a": ["t"]}
+    mind.node_here(node("c", 1, life=2), 1.0)
+    drop(mind, "u", 2, labels=ssd)
+    assert lists(decided(mind, 1.0)) == {}

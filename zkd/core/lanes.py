@@ -159,7 +159,8 @@ class Lane:
         found: NodeId | None = None
         while nodes:
             name = nodes[0][2]
-            if not room.has(name, demand.slots, demand.memory):
+            # It may have come back as another, without what made it suit.
+            if not room.has(name, demand.slots, demand.memory) or not self.suits(room.members[name]):
                 heapq.heappop(nodes)  # the journal will tell when that changes
                 continue
             rank = room.rank(name)
