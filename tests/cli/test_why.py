@@ -83,14 +83,14 @@ def test_what_it_demands(zkd: Zkd, why: Why, options: list[str], words: str) -> 
 def test_nodes_that_take_no_work(zkd: Zkd, why: Why) -> None:
     zkd("node", "cordon", "dev-1")
     zkd("node", "drain", "dev-2")
-    why(submit(zkd, "numpy.sum", "[1]"), r"dev-1 .*cordoned.*dev-2 .*draining")
+    why(submit(zkd, "numpy.sum", "[1]"), r"dev-1 is cordoned, dev-2 is draining|dev-2 is draining, dev-1 is cordoned")
 
 
 def test_busy_slots(zkd: Zkd, why: Why) -> None:
     for _ in range(6):  # both slots, and what lies ready behind them
         submit(zkd, "test.nap", "60")
     task = submit(zkd, "test.nap", "60", "--priority", "-5")
-    why(task, r"dev-1 has 0 of 1 free, dev-2 has 0 of 1 free")
+    why(task, r"dev-[12] has 0 of 1 free, dev-[12] has 0 of 1 free")
 
 
 def test_what_runs_and_what_is_assigned(zkd: Zkd, why: Why) -> None:
