@@ -116,6 +116,7 @@ def test_a_task_that_was_begun_is_never_refused() -> None:
         drop(mind, f"t{n}", n)
     drop(mind, "tried", 9, version=1, attempts=[Attempt("node_loss", "b")])
     drop(mind, "t0", 0, version=1, attempts=[Attempt("drain", "a")])
+    drop(mind, "put-back-when-it-was-dead", 11, version=3)
     assert refused(decided(mind)) == []
 
 

@@ -387,7 +387,8 @@ class Dispatch:
         is_arrival = known is None or known.size is None or known.czxid != entry.czxid
         if known is not None:
             self._forget_size(known)
-        if is_arrival and not entry.attempts:
+        # One that was tried, or put back after it was dead (which leaves no attempts, but a version), was in before.
+        if is_arrival and not entry.attempts and entry.version == 0:
             fault = self.admission.refusal(entry.submitter, size, was_there=entry.czxid <= self.inherited)
             if fault is not None:
                 entry.phase = Phase.ENDING
