@@ -35,6 +35,7 @@ TRANSITIONS = {
     (State.UNKNOWN, Happening.ESTABLISHED): State.CONNECTED,
     (State.UNKNOWN, Happening.DENIED): State.EXPIRED,
     (State.EXPIRED, Happening.ESTABLISHED): State.CONNECTED,
+    (State.EXPIRED, Happening.DENIED): State.EXPIRED,  # the new one is over, too, before it was established
     **{(state, Happening.CLOSED): State.CLOSED for state in State},
 }
 
