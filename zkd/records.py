@@ -62,6 +62,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     node: Text | None = None  # only on this node
     slots: Annotated[int, Meta(ge=1, le=4096)] = 1
     memory: Annotated[int, Meta(ge=1)] | None = None  # bytes that an attempt may allocate
+    speculative: bool = False  # a second copy may run beside one that is late; the first to end counts
     dataset: Text | None = None  # run where this dataset's partition is
     partition: Annotated[int, Meta(ge=0)] | None = None
     ttl_s: PositiveSeconds | None = None  # how long the result is kept

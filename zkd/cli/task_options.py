@@ -64,6 +64,11 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "node": (("--node",), "node", {"metavar": "NODE", "help": "Only on this node."}),
     "slots": (("--slots",), "slots", {"type": int, "metavar": "N", "help": "Takes so many slots of its node."}),
     "memory": (("--memory",), "memory", {"type": int, "metavar": "BYTES", "help": "An attempt may allocate so much."}),
+    "speculative": (
+        ("--speculative",),
+        "speculative",
+        {"is_flag": True, "help": "A second copy may run beside one that is late."},
+    ),
     "ttl": (("--ttl",), "ttl_s", {"type": float, "metavar": "S", "help": "Keep the result for so long."}),
 }
 
@@ -76,7 +81,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {}
         for name, (_, field, _) in _OPTIONS.items():
             value = given.pop(name)
-            if value is not None and value != ():
+            if value is not None and value != () and value is not False:
                 options[field] = (
                     read_labels(value) if name == "labels" else list(value) if isinstance(value, tuple) else value
                 )

@@ -65,6 +65,7 @@ class TaskOptions(TypedDict, total=False):
     node: str | None
     slots: int
     memory: int | None
+    speculative: bool
     dataset: str | None
     partition: int | None
     ttl_s: float | None

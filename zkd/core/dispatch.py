@@ -29,6 +29,7 @@ from zkd.core.dependencies import Dependencies
 from zkd.core.limits import Limits
 from zkd.core.picture import Entry, Member, Need, Phase, graded
 from zkd.core.queues import Queues
+from zkd.core.stragglers import LATE_MIN_S, LOOK_AGAIN_S, Times
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
 from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Cause, Fault, Limit, Node, NodeState, Status, Task
@@ -60,6 +61,9 @@ class Dispatch:
         self.limits = Limits()
         self.queues = Queues(me, self.tasks, self.members, self._catalogue, self.limits)
         self.dependencies = Dependencies(self.tasks)
+        self.times = Times()
+        self._late: list[TaskId] = []
+        self._found_lost: dict[TaskId, NodeId] = {}  # speculative tasks of lost nodes; another may hold them, too
         self._is_unsorted = False  # the lanes of what waits are to be chosen anew
         self._timers: list[tuple[float, int, TaskId]] = []
         self._timers_max = TIMERS_KEPT
@@ -108,6 +112,7 @@ class Dispatch:
             retries=task.retries,
             attempts=task.attempts,
             submitter=task.submitter or "",
+            is_speculative=task.speculative,
             ttl_s=task.ttl_s,
             traceparent=task.traceparent,
         )
@@ -187,9 +192,11 @@ class Dispatch:
         # Nobody holds it, or whoever held it has lost it by the change of version and will not publish.
         if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED) or entry.has_moved:
             self._mourn(mourn)
-        member = self.members.get(entry.node or "")
+        holders = [self.members[node] for node in entry.holders if entry.phase is Phase.ASSIGNED]
         self._leave(entry, now)
-        if entry.phase is Phase.ASSIGNED and member is not None:
+        if holders and not entry.has_moved:
+            self.times.ended(entry.need.kernel, now - entry.given_at)
+        for member in holders:
             member.pace.finished(now)
             member.ended.append((now, mourn))
             while member.ended[0][0] < now - self._orphan_grace_s:
@@ -245,6 +252,10 @@ class Dispatch:
         self._catalogue.left(member.kernels)
         for entry in list(member.held.values()):
             self._unhold(entry, member)
+            if entry.copy is not None:  # the other one goes on, by the same line
+                entry.node, entry.copy = entry.copy if entry.node == node else entry.node, None
+                self._watch(entry, now)
+                continue
             # One that left in order stopped its kernels; that it had no time to hand a task back is no loss.
             self._lost_holder(entry, node, "drain" if member.record.draining else "node_loss")
         for at, mourn in member.ended:
@@ -272,9 +283,15 @@ class Dispatch:
                 if member is not None:  # cancelled or moved on while nobody led: the node has yet to hear of it
                     self._trim(member, now)
                 continue
+            if entry.phase is Phase.ASSIGNED and entry.is_speculative and member is not None and entry.copy is None:
+                if entry.node != node:
+                    self._lend(entry, member)
+                continue
             if entry.phase not in (Phase.READY, Phase.WAITING):
                 continue
-            if member is None:
+            if member is None and entry.is_speculative:
+                self._found_lost[entry.id] = node
+            elif member is None:
                 self._lost_holder(entry, node)
             else:
                 self._give(entry, member, now)
@@ -309,11 +326,16 @@ class Dispatch:
 
     def commands(self, now: float) -> list[Command]:
         """Everything that is due now. Calling it again at the same moment gives nothing."""
+        for task_id, node in self._found_lost.items():
+            if task_id in self.tasks and self.tasks[task_id].phase in (Phase.READY, Phase.WAITING):
+                self._lost_holder(self.tasks[task_id], node)
+        self._found_lost.clear()
         self._fire_timers(now)
         self._refuse_strangers(now)
         if self._is_unsorted:
             self._sort_anew()
         self.queues.match(now, lambda entry, member: self._assign(entry, member, now))
+        self._copy_late(now)
         looks = self.dependencies.due(now)
         if looks:
             self._out.append(Look(looks))
@@ -368,7 +390,11 @@ class Dispatch:
         while self._timers and self._timers[0][0] <= now:
             _, czxid, task_id = heapq.heappop(self._timers)
             entry = self.tasks.get(task_id)
-            if entry is None or entry.czxid != czxid or entry.phase not in (Phase.WAITING, Phase.READY):
+            if entry is None or entry.czxid != czxid:
+                continue
+            if entry.phase is Phase.ASSIGNED and entry.is_speculative:
+                self._watch(entry, now)
+            if entry.phase not in (Phase.WAITING, Phase.READY):
                 continue  # an assigned task's deadline is its holder's business
             if entry.expires_at is not None and entry.expires_at <= now:
                 self._end(entry, "expired", Fault("expired", "not_after_s passed before the task was started"))
@@ -441,17 +467,57 @@ class Dispatch:
         entry.node = member.record.node
         entry.line = Assigned(entry.id, entry.czxid, entry.version, entry.attempt)
         entry.given_at = now
+        self._hold(entry, member)
+        if entry.is_speculative:
+            self._set_timer(now + LATE_MIN_S, entry)
+
+    def _hold(self, entry: Entry, member: Member) -> None:
         member.hold(entry)
         self.queues.submitters.gave(entry.submitter, entry.need.slots)
         self.limits.gave(entry.need.kernel)
 
+    def _lend(self, entry: Entry, member: Member) -> None:
+        """Have a second node hold it, too: the same life, version and attempt, so that one of them can end it."""
+        entry.copy = member.record.node
+        self._hold(entry, member)
+
+    def _watch(self, entry: Entry, now: float) -> None:
+        """See whether it is late; if not, look again when it would be."""
+        if entry.copy is not None or entry.has_moved:
+            return
+        late_after_s = self.times.late_after_s(entry.need.kernel)
+        late_at = now + LOOK_AGAIN_S if late_after_s is None else entry.given_at + late_after_s
+        if late_at <= now:
+            self._late.append(entry.id)
+        else:
+            self._set_timer(late_at, entry)
+
+    def _copy_late(self, now: float) -> None:
+        """Give late tasks to a second node each, where that has slots that nobody waits for."""
+        late, self._late = self._late, []
+        for task_id in late:
+            entry = self.tasks.get(task_id)
+            if entry is None or entry.phase is not Phase.ASSIGNED or entry.copy is not None or entry.has_moved:
+                continue
+            # A list that is owed is not written before what it says of a former life is settled.
+            member = self.queues.spare(entry.need, now, [*entry.holders, *self._owed])
+            if member is None:
+                self._set_timer(now + LOOK_AGAIN_S, entry)
+                continue
+            self.limits.started(entry.need.kernel, now)
+            self._lend(entry, member)
+            self.queues.room.took(member.record.node, entry.need.slots)
+            self._dirty.add(member.record.node)
+
     def _leave(self, entry: Entry, now: float) -> None:
-        """Take the entry out of the queue, or out of its holder's list."""
+        """Take the entry out of the queue, or out of the lists of its holders."""
         self._end_wait(entry)
-        member = self.members.get(entry.node or "")
-        if member is not None and member.held.get(entry.id) is entry:
-            self._unhold(entry, member)
-            self._trim(member, now)
+        for node in entry.holders:
+            member = self.members.get(node)
+            if member is not None and member.held.get(entry.id) is entry:
+                self._unhold(entry, member)
+                self._trim(member, now)
+        entry.copy = None
 
     def _unhold(self, entry: Entry, member: Member) -> None:
         member.let_go(entry)
@@ -579,11 +645,16 @@ class Dispatch:
             if memory != member.memory_held:
                 yield f"{name}: memory_held is {member.memory_held}, its tasks need {memory}"
             for entry in member.held.values():
-                if entry.node != name or entry.phase is not Phase.ASSIGNED:
-                    yield f"{name} holds {entry.id}, which is {entry.phase} on {entry.node}"
+                if name not in entry.holders or entry.phase is not Phase.ASSIGNED:
+                    yield f"{name} holds {entry.id}, which is {entry.phase} on {entry.holders}"
         for entry in self.tasks.values():
-            if entry.phase is Phase.ASSIGNED and entry.id not in self.members[entry.node or ""].held:
-                yield f"{entry.id} is assigned to {entry.node}, which does not hold it"
+            if entry.phase is Phase.ASSIGNED and entry.node is None:
+                yield f"{entry.id} is assigned to nobody"
+            for node in entry.holders:
+                if entry.phase is Phase.ASSIGNED and entry.id not in self.members[node].held:
+                    yield f"{entry.id} is assigned to {node}, which does not hold it"
+            if entry.copy is not None and (entry.copy == entry.node or not entry.is_speculative):
+                yield f"{entry.id} has a second copy on {entry.copy}, beside {entry.node}"
         owed = {(entry.lost_by, entry.id) for entry in self.tasks.values() if entry.phase is Phase.ORPHANED}
         if owed != {(node, task_id) for node, task_ids in self._owed.items() for task_id in task_ids}:
             yield f"{owed} are to be taken back, and {self._owed} is remembered"

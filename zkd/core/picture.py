@@ -71,7 +71,13 @@ class Entry:
     size: int | None = None  # bytes of its znode, once it was admitted
     lanes: tuple[Lane, ...] = ()  # where it waits while it is ready
     given_at: float = 0.0
+    is_speculative: bool = False
+    copy: NodeId | None = None  # a second node that holds it, by the same line
     is_dependent: bool = False  # it waits for other tasks
+
+    @property
+    def holders(self) -> list[NodeId]:
+        return [node for node in (self.node, self.copy) if node is not None]
 
     @property
     def attempt(self) -> int:

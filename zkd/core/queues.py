@@ -262,6 +262,13 @@ class Queues:
         self.room.took(name, entry.need.slots)
         return True
 
+    def spare(self, need: Need, now: float, closed: Iterable[NodeId]) -> Member | None:
+        """A node with free slots for such a task that nobody waits for, but for those in `closed`."""
+        if need.kernel in self._limits and self._limits.opens_at(need.kernel, now) > now:
+            return None
+        name = self.lane(need).node(self.room, {*closed, *self.kept})
+        return None if name is None or self._members[name].free_slots < need.slots else self._members[name]
+
     def _oldest(self, entry: Entry, member: Member, now: float) -> Entry:
         """The oldest task that this node could run now; `entry` can."""
         name = member.record.node

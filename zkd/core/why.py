@@ -38,9 +38,10 @@ def tell(mind: Dispatch, task_id: str, now: float) -> str:
 
 
 def _held(entry: Entry, now: float) -> str:
+    copy = f" A second copy is on {entry.copy}; the first to end counts." if entry.copy else ""
     return (
         f"It is held by {entry.node} since {_seconds(now - entry.given_at)}, as attempt {entry.attempt}, and starts "
-        f"there as soon as a worker is free."
+        f"there as soon as a worker is free.{copy}"
     )
 
 
