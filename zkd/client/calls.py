@@ -20,10 +20,10 @@ from zkd.client.handles import Handle
 from zkd.client.schedules import schedule_text
 from zkd.codec import encode
 from zkd.errors import BadRecord, TaskError, TaskRejected, TooLarge
-from zkd.records import TASK_BYTES_MAX, Task
+from zkd.records import EMPTY_LIST, EMPTY_OBJECT, TASK_BYTES_MAX, Task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from zkd.client.dropbox import DropBox
     from zkd.client.outcomes import Blobs
@@ -228,12 +228,9 @@ class Calls:
         zone that is none, and `TooLarge` for arguments that do not fit into a znode: those that travel ahead are
         not kept for as long as a schedule may run.
         """
-        from zkd.arrays import to_json
-
         if self._ephemeral:
             raise BadRecord("options", "expected no `ephemeral`: a schedule stays until it is deleted")
-        positional, named = Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True))
-        text = self._bounded(encode(Task(kernel, positional, named, **self._fields)), "the arguments make")
+        text = self._bounded(encode(Task(kernel, *_arguments(args, kwargs), **self._fields)), "the arguments make")
         await say(self._box, self._box.paths.schedule(name), schedule_text(name, when, text))
 
     # --- encoding -----------------------------------------------------------------------------------
@@ -242,23 +239,21 @@ class Calls:
         self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]
     ) -> bytes:
         """The task as JSON; arrays that do not fit into a znode are sent ahead, and referred to."""
-        from zkd.arrays import to_json
-
         if sum(map(_size, (*args, *kwargs.values()))) < TASK_BYTES_MAX // 2:
-            text = encode(Task(kernel, Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)), **fields))
+            text = encode(Task(kernel, *_arguments(args, kwargs), **fields))
             if len(text) <= TASK_BYTES_MAX:
                 return text
         args, kwargs = await self._uploads.refer(list(args)), await self._uploads.refer(kwargs)
-        text = encode(Task(kernel, Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)), **fields))
+        text = encode(Task(kernel, *_arguments(args, kwargs), **fields))
         return self._bounded(text, "the arguments make")
 
     def _encode_items(
         self, kernel: str, items: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Iterable[tuple[int, bytes]]:
         """(number of items, task) for as many tasks as these items need to stay below CHUNK_BYTES_MAX."""
-        from zkd.arrays import to_json
+        from zkd.arrays.writing import to_json
 
-        shared = (Raw(to_json(args, exact=True)), Raw(to_json(kwargs, exact=True)))
+        shared = _arguments(args, kwargs)
         left = deque([items] if items else [])
         while left:
             some = left.popleft()
@@ -281,6 +276,16 @@ class Calls:
                 f"numpy arrays travel by reference, lists do not",
             )
         return text
+
+
+def _arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Raw, Raw]:
+    """As a task has them; those that are not there are left out of its text."""
+    from zkd.arrays.writing import to_json  # of the module: a name of the package is looked up anew each time
+
+    return (
+        Raw(to_json(args, exact=True)) if args else EMPTY_LIST,
+        Raw(to_json(kwargs, exact=True)) if kwargs else EMPTY_OBJECT,
+    )
 
 
 def _size(value: Any) -> int:

@@ -85,7 +85,7 @@ class Blobs:
 
     async def items_of(self, task: TaskId, result: Result) -> Any:
         """`value_of` as the JSON says it: the values of an array task are a list even if all are numbers."""
-        from zkd.arrays import from_json
+        from zkd.arrays.reading import from_json
 
         error = error_of(task, result)
         if error is not None:

@@ -57,8 +57,9 @@ SLOTS_MAX = 4096
 MOURNED_UNSEEN_MAX = 8  # so many cancelled tasks get their results without a look whether these are there
 REFUSED_AT_ONCE = 50  # two operations each
 REFUSALS_TOLD_S = 1.0  # a flood is one line a second in the log
-FRESH_MAX = 2_000  # tasks just read, kept so that the leader's own node need not read them again
-FRESH_BYTES_MAX = 4096
+# Tasks just read, kept so that the leader's own node need not read them again. The first ones stay: they go first.
+FRESH_MAX = 10_000
+FRESH_BYTES_MAX = 1024
 
 
 class Fresh(NamedTuple):
@@ -383,10 +384,8 @@ class Dispatcher:
                 mind.task_read(
                     task_id, got.stat.czxid, got.stat.version, task, age_s=age_s, now=now, size=len(got.data)
                 )
-                if isinstance(task, Task) and len(got.data) <= FRESH_BYTES_MAX:
+                if isinstance(task, Task) and len(got.data) <= FRESH_BYTES_MAX and len(self._fresh) < FRESH_MAX:
                     self._fresh[task_id] = Fresh(task, got.stat)
-                    if len(self._fresh) > FRESH_MAX:
-                        self._fresh.popitem(last=False)
             if self._reading.pop(task_id, False):
                 mind.task_gone(task_id, now)
 
