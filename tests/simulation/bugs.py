@@ -7,18 +7,16 @@ is not caught says that the scenario or the witness is too weak.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 import zkd.endings
-import zkd.holder.verdicts
-import zkd.node.dispatcher
-import zkd.node.election
-import zkd.node.executor
 from tests.simulation.doubles import Patch
 from zkd.client.dropbox import DropBox
+from zkd.core import lifecycle
 from zkd.core.clock import ServerClock
 from zkd.core.dispatch import Dispatch
 from zkd.core.lifecycle import TryAgain
@@ -41,6 +39,14 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {}
 def planted(bug: Callable[[], list[Patch]]) -> Callable[[], list[Patch]]:
     BUGS[bug.__name__.replace("_", "-")] = bug
     return bug
+
+
+def wherever(original: Any, double: Any) -> list[Patch]:
+    """Put the double in the place of a function in every module that has imported it."""
+    product = [module for name, module in sorted(sys.modules.items()) if name.startswith("zkd.")]
+    found = [(module, name, double) for module in product for name, it in vars(module).items() if it is original]
+    assert found, original
+    return found
 
 
 # --- fences -------------------------------------------------------------------------------------------------
@@ -270,7 +276,7 @@ def run_again_without_counting_the_attempt() -> list[Patch]:
     def forgetful(task: Any, cause: Any, error: Any, node: str) -> TryAgain:
         return TryAgain([*task.attempts, Attempt("drain", node, error.message)])
 
-    return [(zkd.holder.verdicts, "judge", forgetful)]
+    return wherever(lifecycle.judge, forgetful)
 
 
 @planted
@@ -290,7 +296,7 @@ def charge_a_drain() -> list[Patch]:
     def charged(task: Any, node: str) -> TryAgain:
         return TryAgain([*task.attempts, Attempt("error", node, f"{node} is being drained")])
 
-    return [(zkd.node.executor, "handed_back", charged)]
+    return wherever(lifecycle.handed_back, charged)
 
 
 @planted

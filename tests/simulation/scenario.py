@@ -141,6 +141,8 @@ def run(seed: int, *, bug: str | None = None, story: bool = False, digest: bool 
             del cluster
             world.dispose()
     finally:
+        world.loop.is_over = True
+        world.loop.close()
         gc.unfreeze()
         if is_collecting:
             gc.enable()
