@@ -85,6 +85,10 @@ OTHER = NodeStatus("a", "1", "active", 2, 1, 0, [Running("t-0", "k", 1, 3.0)], 0
         (picture(assignments={"a": assignment("t-1")}), "assigned to a as attempt 1"),
         (picture(assignments={"c": assignment("t-1")}), "assigned to c, which is gone"),
         (picture(statuses={"a": RUNS}), "runs on a, attempt 2, for 3 s, 40% (half)"),
+        (
+            picture(statuses={"a": RUNS, "b": RUNS}),
+            "runs on a, attempt 2, for 3 s, 40% (half). A second copy runs on b; the first to end counts.",
+        ),
         (picture(Task("k", attempts=[Attempt("crash", "a", "SIGSEGV")])), "next one comes after a pause"),
         (
             picture(Task("k", attempts=[Attempt("crash", "a", "SIGSEGV")]), assignments=FULL),

@@ -87,12 +87,18 @@ def _fault(dead: Dead) -> str:
 
 
 def _running(picture: Picture) -> str:
-    for node, status in picture.statuses.items():
-        for run in status.running:
-            if run.id == picture.id and node in picture.nodes:
-                how_far = f", {run.progress:.0%}" if run.progress is not None else ""
-                note = f" ({run.note})" if run.note else ""
-                return f"It runs on {node}, attempt {run.attempt}, for {run.run_s:.3g} s{how_far}{note}."
+    runs = [
+        (node, run)
+        for node, status in picture.statuses.items()
+        for run in status.running
+        if run.id == picture.id and node in picture.nodes
+    ]
+    if runs:
+        (node, run), *copies = runs
+        how_far = f", {run.progress:.0%}" if run.progress is not None else ""
+        note = f" ({run.note})" if run.note else ""
+        more = "".join(f" A second copy runs on {other}; the first to end counts." for other, _ in copies)
+        return f"It runs on {node}, attempt {run.attempt}, for {run.run_s:.3g} s{how_far}{note}.{more}"
     for node, assignment in picture.assignments.items():
         for line in assignment.tasks:
             if line.id != picture.id:
