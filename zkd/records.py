@@ -60,6 +60,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     not_after_s: PositiveSeconds | None = None  # worthless this many seconds after its creation
     labels: dict[str, str] = {}  # only on nodes that carry all of these
     node: Text | None = None  # only on this node
+    prefer: Annotated[list[Text], Meta(max_length=16)] = []  # rather on these nodes, which have its data, say
     slots: Annotated[int, Meta(ge=1, le=4096)] = 1
     memory: Annotated[int, Meta(ge=1)] | None = None  # bytes that an attempt may allocate
     speculative: bool = False  # a second copy may run beside one that is late; the first to end counts

@@ -53,6 +53,7 @@ tasks = st.builds(
     node=st.sampled_from([None, None, None, "a", "c"]),
     labels=st.sampled_from([{}, {}, {"disk": "ssd"}]),
     slots=st.sampled_from([1, 1, 1, 2, 3]),
+    prefer=st.sampled_from([[], [], ["a"], ["b", "c"]]),
     speculative=st.sampled_from([False, False, True]),
 )
 
@@ -203,7 +204,7 @@ class Cluster(RuleBasedStateMachine):
         kept = self.mind.queues.kept
         for name, member in self.mind.members.items():
             if member.takes_work and not member.held and name not in kept:
-                waiting = [e.id for e in self.mind.tasks.values() if e.phase is Phase.READY]
+                waiting = [e.id for e in self.mind.tasks.values() if e.phase is Phase.READY and e.patient_until is None]
                 able = [t for t in waiting if self.suits(t, name) and self.mind.tasks[t].need.kernel not in self.limits]
                 assert not able, f"{able} wait while {name} has nothing to do"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+
+import msgspec
 
 from tests.node.conftest import Site
 from tests.node.submitter import until
@@ -91,3 +94,29 @@ async def test_limits_hold_back_their_kernel_alone_and_change_live(site: Site) -
     assert [task_id for task_id in ids if await user.is_there(user.paths.task(task_id))] == held_back
     await user.session.delete(path, -1)
     assert {result.status for result in await user.results(ids)} == {"done"}
+
+
+async def test_a_task_runs_where_its_argument_lies(site: Site) -> None:
+    await site.node("a", slots=4)
+    await site.node("b", slots=4)
+    for made_on in ("a", "b"):
+        made = await site.user.do("rows", 200_000, node=made_on)
+        assert made.ref is not None
+        ref = json.loads(msgspec.json.encode(made.ref))
+        results = [await site.user.do("total", ref) for _ in range(4)]
+        assert {result.node for result in results} == {made_on}
+
+
+async def test_a_preferred_node_that_is_busy_delays_a_task_by_little(site: Site) -> None:
+    busy = await site.node("a", slots=1)
+    await site.node("b", slots=1)
+    await site.user.drop({"kernel": "nap", "args": [20], "node": "a"})
+
+    async def runs() -> bool:
+        return bool(busy.executor.running())
+
+    await until(runs, 5.0, "the preferred node is busy")
+    began = asyncio.get_running_loop().time()
+    assert (await site.user.do("nap", 0, prefer=["a"])).node == "b"
+    assert asyncio.get_running_loop().time() - began < 3.0
+    assert (await site.user.do("nap", 0, prefer=["nowhere"])).node == "b"

@@ -62,6 +62,11 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
         {"multiple": True, "metavar": "NAME=VALUE", "help": "Only on nodes that carry this."},
     ),
     "node": (("--node",), "node", {"metavar": "NODE", "help": "Only on this node."}),
+    "prefer": (
+        ("--prefer", "prefer"),
+        "prefer",
+        {"multiple": True, "metavar": "NODE", "help": "Rather on this node, which has its data."},
+    ),
     "slots": (("--slots",), "slots", {"type": int, "metavar": "N", "help": "Takes so many slots of its node."}),
     "memory": (("--memory",), "memory", {"type": int, "metavar": "BYTES", "help": "An attempt may allocate so much."}),
     "speculative": (

@@ -63,6 +63,7 @@ class TaskOptions(TypedDict, total=False):
     not_after_s: float | None
     labels: dict[str, str]
     node: str | None
+    prefer: list[str]
     slots: int
     memory: int | None
     speculative: bool

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -42,6 +42,11 @@ ORPHAN_GRACE_S = 3.0
 # A list in assign/<node> may keep lines whose task is gone for this long. Under load the next assignment
 # carries them off; else a write of their own does, and the node learns what was cancelled.
 TRIM_S = 0.2
+# A task waits for a node that it prefers at most so long when its turn has come; for one that has data of its, no
+# longer than another node would take to fetch that.
+PATIENCE_S = 0.3
+FETCH_BYTES_A_S = 100e6
+NEAR_MAX = 16
 TIMERS_KEPT = 1_000  # so many may be of tasks that are gone; more only if more are of tasks that are not
 ENDED_REMEMBERED = 50_000  # ids that ended in this reign: a second drop of one of them is looked up first
 
@@ -90,8 +95,12 @@ class Dispatch:
         age_s: float,
         now: float,
         size: int = 0,
+        data: Mapping[NodeId, int] | None = None,
     ) -> None:
-        """The task's znode, as it is now. Telling the same thing twice changes nothing."""
+        """The task's znode, as it is now, and how many bytes of its arguments lie on which nodes.
+
+        Telling the same thing twice changes nothing.
+        """
         known = self.tasks.get(task_id)
         if known is not None and (czxid, version) <= (known.czxid, known.version):
             return
@@ -113,9 +122,15 @@ class Dispatch:
             attempts=task.attempts,
             submitter=task.submitter or "",
             is_speculative=task.speculative,
+            near=tuple(task.prefer),
+            patience_s=PATIENCE_S if task.prefer else 0.0,
             ttl_s=task.ttl_s,
             traceparent=task.traceparent,
         )
+        if data and not task.prefer:
+            most = max(data.values())
+            entry.near = tuple(sorted(node for node, size in data.items() if 2 * size > most)[:NEAR_MAX])
+            entry.patience_s = min(PATIENCE_S, most / FETCH_BYTES_A_S)
         self.tasks[task_id] = entry
         if not self._admit(entry, known, size):
             return

@@ -71,6 +71,9 @@ class Entry:
     size: int | None = None  # bytes of its znode, once it was admitted
     lanes: tuple[Lane, ...] = ()  # where it waits while it is ready
     given_at: float = 0.0
+    near: tuple[NodeId, ...] = ()  # nodes that are preferred
+    patience_s: float = 0.0  # so long it waits for one of them, when its turn comes and only others have room
+    patient_until: float | None = None
     is_speculative: bool = False
     copy: NodeId | None = None  # a second node that holds it, by the same line
     is_dependent: bool = False  # it waits for other tasks

@@ -85,6 +85,10 @@ def _ready(mind: Dispatch, entry: Entry, now: float) -> str:
             f"{need.kernel} is limited to {limit.per_s:g} starts a second; the next one is in "
             f"{_seconds(opens_at - now)}.{_place(mind, entry)}"
         )
+    if entry.patient_until is not None and entry.patient_until > now:
+        return (
+            f"It waits for {' or '.join(entry.near)}, which it prefers, another {_seconds(entry.patient_until - now)}."
+        )
     return _room(mind, entry, able, now) + _place(mind, entry)
 
 
@@ -140,7 +144,7 @@ def _room(mind: Dispatch, entry: Entry, able: list[Member], now: float) -> str:
 def _place(mind: Dispatch, entry: Entry) -> str:
     """How many go before it, of those that compete for the same nodes."""
     above = same = own = 0
-    for lane in entry.lanes[:1]:
+    for lane in entry.lanes[-1:]:
         for other in mind.tasks.values():
             if lane in other.lanes:
                 above += other.priority > entry.priority

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
 
 from zkd.errors import BadRecord
+from zkd.paths import NodeId
 from zkd.records import Assigned, BlobRef, Task
 from zkd.workers import Call
+
+LOOKED_INTO_MAX = 64 * 1024  # bytes of arguments that the leader parses for the sake of placing a task well
 
 
 def has_blobs(task: Task) -> bool:
@@ -30,6 +34,20 @@ def blobs_of(task: Task) -> list[BlobRef]:
         except msgspec.DecodeError as error:  # a number out of range: raw text was only checked for its form
             raise BadRecord("$.args", f"expected JSON values: {error}") from None
     return refs
+
+
+def data_by_node(task: Task) -> dict[NodeId, int]:
+    """How many bytes of its arguments lie on which nodes, as its references say; nothing if they are malformed."""
+    if len(bytes(task.args)) + len(bytes(task.kwargs)) > LOOKED_INTO_MAX or not has_blobs(task):
+        return {}
+    try:
+        refs = blobs_of(task)
+    except BadRecord:
+        return {}  # who runs it refuses it
+    held: Counter[NodeId] = Counter()
+    for ref in refs:
+        held.update(dict.fromkeys(ref.nodes, ref.size))
+    return dict(held)
 
 
 def blob_refs(value: object) -> Iterable[BlobRef]:

@@ -37,6 +37,7 @@ from zkd.errors import (
     Unavailable,
     ZooKeeperError,
 )
+from zkd.holder.inputs import data_by_node
 from zkd.paths import NodeId, Paths, TaskId, is_name, leaf
 from zkd.records import Assignment, Dead, Limit, Node, OperatorState, Result, Task
 from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
@@ -381,9 +382,9 @@ class Dispatcher:
                     continue
                 task = self._decode(task_id, got.data)
                 age_s = self._clock.age_s(got.stat.ctime, now, got.stat.czxid)
-                mind.task_read(
-                    task_id, got.stat.czxid, got.stat.version, task, age_s=age_s, now=now, size=len(got.data)
-                )
+                data = data_by_node(task) if b'"blob"' in got.data and isinstance(task, Task) else None
+                life, size = (got.stat.czxid, got.stat.version), len(got.data)
+                mind.task_read(task_id, *life, task, age_s=age_s, now=now, size=size, data=data)
                 if isinstance(task, Task) and len(got.data) <= FRESH_BYTES_MAX and len(self._fresh) < FRESH_MAX:
                     self._fresh[task_id] = Fresh(task, got.stat)
             if self._reading.pop(task_id, False):
