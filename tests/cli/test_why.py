@@ -130,6 +130,13 @@ def test_tasks_that_come_before(zkd: Zkd, why: Why) -> None:
     assert (row["submitter"], row["after"]) == ("me", [before, "promised"])
 
 
+def test_a_second_copy_of_what_is_late(zkd: Zkd, why: Why) -> None:
+    for _ in range(8):  # so that it is known how long the kernel takes
+        assert zkd("run", "test.nap", "0.01", "--timeout", "20").code == 0
+    task = submit(zkd, "test.nap", "60", "--speculative")
+    why(task, r"It runs on dev-\d, attempt 1.* A second copy runs on dev-\d; the first to end counts\.")
+
+
 def test_ends(zkd: Zkd, why: Why) -> None:
     done, failed = submit(zkd, "numpy.sum", "[1]"), submit(zkd, "test.fail", "so it goes")
     rejected, cancelled = submit(zkd, "no.such"), submit(zkd, "numpy.sum", "--label", "planet=mars")
