@@ -62,6 +62,8 @@ class Cluster:
             kind = rng.choice((Program, Plain))
             machine = world.machine(f"c{number}")
             errands = [self._errand(f"x{number}-{n}", kind) for n in range(left // 3 + 1)]
+            if kind is Plain:
+                self._chain(errands)
             self.submitters.append(kind(world, machine, errands, timeout_s, 10.0))
         self.operator = Operator(world, world.machine("op"), [], timeout_s, 10.0)
         wishes: list[tuple[float, str, Any]] = []
@@ -82,7 +84,12 @@ class Cluster:
             plan[0] = ["hang", 0]
         if rng.random() < 0.8:
             plan[-1][0] = "done"
+        is_straggler = rng.random() < 0.08
+        if is_straggler:
+            plan = [["straggle", 8.0]]
         fields: dict[str, Any] = {"kernel": rng.choice(("sim.work", "sim.work", "sim.other")), "args": [plan]}
+        if is_straggler or rng.random() < 0.1:
+            fields["speculative"] = True
         if rng.random() < 0.6:
             fields["retries"] = rng.randint(1, 3)
         if plan[0][0] == "hang" or rng.random() < 0.15:
@@ -98,6 +105,8 @@ class Cluster:
         if rng.random() < 0.08 and any(node.slots > 1 for node in self.nodes):
             fields["slots"] = 2
             fields.pop("labels", None)
+        if rng.random() < 0.15:
+            fields["submitter"] = rng.choice(("ann", "bob"))
         errand = Errand(rng.uniform(0.3, self.trouble_s), fields, name)
         errand.mode = rng.choice(("persistent",) * 6 + ("ephemeral",))
         if kind is Plain:
@@ -109,6 +118,15 @@ class Cluster:
         elif kind is Plain and rng.random() < 0.15:
             errand.edit_after = rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, 1)))
         return errand
+
+    def _chain(self, errands: list[Errand]) -> None:
+        """Some wait for others. What they wait for may never be dropped, so that they have a last hour."""
+        named = [errand for errand in errands if errand.mode != "sequential"]
+        for errand in errands:
+            others = [other.id for other in named if other is not errand]
+            if others and self.rng.random() < 0.12:
+                errand.fields["after"] = self.rng.sample(others, min(len(others), self.rng.choice((1, 1, 2))))
+                errand.fields.setdefault("not_after_s", self.rng.uniform(4.0, 8.0))
 
     def _run_s(self) -> float:
         rng = self.rng

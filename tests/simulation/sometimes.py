@@ -47,6 +47,9 @@ POINTS = (
     # outcomes
     "a task used up its retries",
     "a task expired",
+    "a task failed with what it waited for",
+    "a task was given to a second node, too",
+    "a second copy overtook the first",
     # sessions
     "a session went on over another connection",
     "a session was in doubt",

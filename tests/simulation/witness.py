@@ -41,7 +41,7 @@ class Life:
     ended_at: float = 0.0
     result: Result | None = None
     result_at: float = 0.0
-    given: dict[int, tuple[str, str]] = field(default_factory=dict)  # version -> node, incarnation
+    given: dict[int, list[tuple[str, str]]] = field(default_factory=dict)  # version -> its holders: node, incarnation
     is_edited: bool = False
     epoch_at_end: int = 0
 
@@ -155,11 +155,12 @@ class Witness:
             self._charged(life, attempt, version)
         elif cause == "node_loss":
             self.sometimes("a task was taken back from a lost node")
-            given = life.given.get(version)
-            if given is None or given[0] != node:
+            given = life.given.get(version, [])
+            if node not in [holder for holder, _ in given]:
                 self.broken(f"{life.id} was taken back from {node}, which was not given version {version}")
-            elif given not in self.lost:
-                self.broken(f"{life.id} was taken back from {given}, which is not lost")
+            for holder in given:
+                if holder not in self.lost:
+                    self.broken(f"{life.id} was taken back from {holder}, which is not lost")
         elif cause == "drain":
             self.sometimes("a task was handed back by a draining node")
             if node not in self.drained:
@@ -184,12 +185,12 @@ class Witness:
         was cut off, and whose list said so for a while only, never heard of it: docs/protocol.md knows the gap."""
         if life.end in (None, "published") or life.result is not None or len(self.by_id[life.id]) > 1:
             return False
-        given = life.given.get(life.version)
-        if given is None:
+        given = life.given.get(life.version, [])
+        if len(given) != 1:
             return False
-        lost_at = self.lost.get(given)
+        lost_at = self.lost.get(given[0])
         if lost_at is None:
-            return any(run.life[1:] == (life.version, given[1]) for run in self.runs_of(life))
+            return any(run.life[1:] == (life.version, given[0][1]) for run in self.runs_of(life))
         return 0 <= lost_at - life.ended_at < GRACE_S and life.epoch_at_end == self._epoch_now()
 
     def runs_of(self, life: Life) -> list[Any]:
@@ -247,7 +248,7 @@ class Witness:
             self._failed(life, result)
         elif result.status == "expired":
             self._expired(life)
-        elif result.status == "rejected" and not self._may_be_rejected(life):
+        elif result.status == "rejected" and not self._may_be_rejected(life, result):
             self.broken(f"{task_id} was rejected: {result.error}")
 
     def _author(self, entry: Entry, task_id: str, result: Result) -> None:
@@ -269,8 +270,14 @@ class Witness:
         said = (result.czxid, life.version, result.owner or "")
         if run.task != life.id or run.outcome != "done" or run.life != said or run.attempt != result.attempt:
             self.broken(f"{life.id} is done by run {run}, and its result says {said} attempt {result.attempt}")
-        if life.given.get(life.version) != (result.node, result.owner):
-            self.broken(f"{life.id} is done by {result.owner}; version {life.version} was given to {life.given}")
+        given = life.given.get(life.version, [])
+        if (result.node, result.owner) not in given:
+            self.broken(f"{life.id} is done by {result.owner}; version {life.version} was given to {given}")
+        elif len(given) > 1 and given[0] != (result.node, result.owner):
+            self.sometimes("a second copy overtook the first")
+        for other in life.task.after if life.task else ():
+            if not any(it.result is not None and it.result.status == "done" for it in self.by_id.get(other, [])):
+                self.broken(f"{life.id} is done, and {other}, after which it should come, is not")
         if run.node != result.node:
             self.broken(f"{life.id} is done on {run.node}, and its result says {result.node}")
         if sum(run.outcome == "done" for run in self.runs_of(life)) > 1:
@@ -280,7 +287,12 @@ class Witness:
         assert life.task is not None
         charged = sum(attempt.cause in CHARGED for attempt in result.attempts)
         losses = sum(attempt.cause == "node_loss" for attempt in result.attempts)
-        if losses <= NODE_LOSSES_MAX and charged != life.task.retries + 1:
+        if result.error is not None and result.error.kind == "dependency":
+            self.sometimes("a task failed with what it waited for")
+            ended = [it.result.status for other in life.task.after for it in self.by_id.get(other, []) if it.result]
+            if not any(status != "done" for status in ended):
+                self.broken(f"{life.id} failed for what it waited for, which ended as {ended}")
+        elif losses <= NODE_LOSSES_MAX and charged != life.task.retries + 1:
             self.broken(f"{life.id} failed after {charged} attempts and {losses} losses, retries {life.task.retries}")
         if charged and result.attempts[-1].cause in CHARGED:
             self._charged(life, result.attempts[-1], life.version)
@@ -294,8 +306,10 @@ class Witness:
             self.broken(f"{life.id} expired after {age_s:.1f} s, not_after_s is {life.task.not_after_s}")
         self.sometimes("a task expired")
 
-    def _may_be_rejected(self, life: Life) -> bool:
-        return life.task is None or life.id in self.world.may_be_rejected
+    def _may_be_rejected(self, life: Life, result: Result) -> bool:
+        if life.task is None:
+            return True
+        return bool(life.task.after) and result.error is not None and result.error.path == "$.after"  # a circle
 
     # --- the leader's and the nodes' own ------------------------------------------------------------------
 
@@ -315,9 +329,19 @@ class Witness:
             if life is None:
                 self.broken(f"{node} was given {line.id} of a life that never was")
                 continue
-            known = life.given.setdefault(line.version, (node, assignment.incarnation))
-            if known != (node, assignment.incarnation):
-                self.broken(f"version {line.version} of {line.id} was given to {known} and to {node}")
+            known = life.given.setdefault(line.version, [])
+            if (node, assignment.incarnation) in known:
+                continue
+            known.append((node, assignment.incarnation))
+            if len(known) > 1 and (life.task is None or not life.task.speculative):
+                self.broken(f"version {line.version} of {line.id} was given to {known}")
+            elif len(known) > 1:
+                self._copied(life, known)
+
+    def _copied(self, life: Life, holders: list[tuple[str, str]]) -> None:
+        self.sometimes("a task was given to a second node, too")
+        if sum(holder not in self.lost for holder in holders) > 2:
+            self.broken(f"{life.id} was given to {holders}")
 
     def _node(self, entry: Entry, kind: int, path: str) -> None:
         name = path[len(self.paths.nodes) + 1 :]

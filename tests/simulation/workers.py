@@ -127,6 +127,8 @@ class Pool:
             seconds = float("inf")
         if job.timeout_s is not None and seconds >= job.timeout_s:
             what, seconds = "timeout", job.timeout_s
+        if what == "straggle":  # here and now; the same thing elsewhere takes no time
+            what, seconds = "done", 0.05 if self._world.ledger.has_begun(call) else seconds
         job.what = (what, seconds)
         job.run = self._world.ledger.begin(call, self._machine)
         self._busy[job] = None
@@ -175,6 +177,11 @@ class Ledger:
     def __init__(self, world: Any) -> None:
         self.runs: list[Run] = []
         self._world = world
+
+    def has_begun(self, call: Call) -> bool:
+        """Whether this version of this task runs somewhere, or did."""
+        version = call.fence.split(".", 2)[:2]
+        return any(run.task == call.task_id and run.fence.split(".", 2)[:2] == version for run in self.runs)
 
     def begin(self, call: Call, machine: Machine) -> Run:
         run = Run(

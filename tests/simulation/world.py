@@ -52,7 +52,6 @@ class World:
         self.ensemble.happened = self.network.happened = self.happened
         self.machines: list[Machine] = []
         self.disks: dict[str, doubles.Disk] = {}
-        self.may_be_rejected: set[str] = set()
         self.trace: list[tuple[Any, ...]] = []
         self.sometimes: Counter[str] = Counter()
         self.problems: list[str] = []
