@@ -36,8 +36,7 @@ FLAGS = Flags(
     tick_ms=500,
     force_sync=True,
     long_lived=True,
-    heap="1000m",
-    log_level="warn",
+    heap="1000m",  # the log of the ensemble stays on: what was never committed is told by it
     config={"syncLimit": "4", "initLimit": "10"},
 )
 NO_ANSWER = (Unavailable, OutcomeUnknown, SessionExpired)

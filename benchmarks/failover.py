@@ -5,7 +5,8 @@
 Three synced ZooKeeper servers, three daemons of four slots each with zkd's own session timeout, and a client that
 sends 40 small tasks a second. One fault at a time, then everything is whole again before the next. Each fault is
 seen twice: by the submitter (the longest time without a result) and by the kernels (when a task that was lost
-began again). At the end ZooKeeper's own transaction log is read: no result twice, no write of a session that is over.
+began again). At the end ZooKeeper's own transaction log is audited (tests.chaos.audit): no result twice, no write of a
+session that is over, no write by anybody but the task's owner.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from benchmarks.cluster import (
     until,
 )
 from benchmarks.stream import Stream
-from tests.cluster.processes import created_below, writes_after_the_end
+from tests.chaos.audit import Audit, audit
+from tests.chaos.txnlog import committed, data_dirs_of
 from zkd.zk import Session
 from zkd.zk.apache import ApacheServer, Ensemble
 
@@ -373,11 +375,9 @@ async def measure(names: list[str], times: int, directory: Path, found: dict[str
         servers.stop()
 
 
-def witness(directory: Path) -> tuple[int, list[str], list[str]]:
-    """By ZooKeeper's own log: results created, those created twice, writes of sessions that were over."""
-    data = directory / "server-1" / "data"
-    counts = created_below(data, PATHS.results)
-    return len(counts), [name for name, count in counts.items() if count > 1], writes_after_the_end(data)
+def witness(directory: Path) -> Audit:
+    """What ZooKeeper's own log says, of all three servers: results created, and every rule that a write broke."""
+    return audit(committed(data_dirs_of(directory)), PATHS)
 
 
 def table(found: dict[str, dict[str, list[float]]], times: int) -> str:
@@ -432,16 +432,18 @@ def main() -> None:
     found: dict[str, dict[str, list[float]]] = {}
     try:
         asyncio.run(measure(names, options.times, directory, found))
-        results, twice, late = witness(directory)
+        found_by_log = witness(directory)
     except BaseException:
         print(f"the servers' data and the daemons' logs are in {directory}", flush=True)
         raise
     text = table(found, options.times)
+    broken = [str(violation) for violation in found_by_log.violations]
     text += (
-        f"\n\nSession timeout {TIMEOUT_S:g} s. Of {results} results in ZooKeeper's transaction log "
-        f"{len(twice)} were created twice; writes of sessions that were over: {len(late)}."
+        f"\n\nSession timeout {TIMEOUT_S:g} s. ZooKeeper's transaction log has {found_by_log.created:,} tasks and "
+        f"{found_by_log.results:,} results; created twice, written late or by somebody else: {len(broken)}."
     )
-    save("failover", {"circumstances": said, "rows": found, "results": results, "twice": twice, "late": late}, text)
+    log = {"tasks": found_by_log.created, "results": found_by_log.results, "broken": broken}
+    save("failover", {"circumstances": said, "rows": found, "log": log}, text)
     if options.plot:
         plot(found, options.plot)
     if options.keep is None:
