@@ -421,6 +421,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(ROWS), help="comma-separated rows")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--keep", type=Path, help="a directory for the servers' data and the daemons' logs")
+    parser.add_argument("--name", default="failover", help="of the files in out/")
     options = parser.parse_args()
     names = options.only.split(",")
     unknown = set(names) - ROWS.keys()
@@ -443,7 +444,7 @@ def main() -> None:
         f"{found_by_log.results:,} results; created twice, written late or by somebody else: {len(broken)}."
     )
     log = {"tasks": found_by_log.created, "results": found_by_log.results, "broken": broken}
-    save("failover", {"circumstances": said, "rows": found, "log": log}, text)
+    save(options.name, {"circumstances": said, "rows": found, "log": log}, text)
     if options.plot:
         plot(found, options.plot)
     if options.keep is None:
