@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import time
 from functools import partial
@@ -136,6 +137,17 @@ def test_names_without_end_are_not_all_remembered() -> None:
             brevity.ran(str(number), 1e-5)
     assert brevity.depth("1") > 1
     assert brevity.depth(str(KERNELS_MAX + 5)) == 1
+
+
+async def test_a_worker_that_ends_before_it_has_taken_anything_leaves_all_of_it_to_others(tmp_path: Path) -> None:
+    async with open_pool(tmp_path, 1) as pool:
+        await trusted(pool)
+        pid = pool._idle[-1].pid
+        os.kill(pid, signal.SIGSTOP)
+        runs = [asyncio.ensure_future(run(pool, "short")) for _ in range(4)]
+        await until(lambda: any(len(worker.on_line) == 4 for worker in pool._busy))
+        os.kill(pid, signal.SIGKILL)
+        assert [type(await each) for each in runs] == [Finished] * 4
 
 
 class Hasty:

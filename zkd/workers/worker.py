@@ -175,13 +175,16 @@ class Worker:
             return []  # it is half on its way
         at = self.run
         taken: list[Run] = []
-        for packet in self.line.take_back():
-            run = next(run for run in self.on_line if frames.is_same(packet, run.frame))
+        for packet in reversed(self.line.take_back()):
+            # From the end: of two calls that are alike the worker is at the first.
+            run = next(run for run in reversed(self.on_line) if frames.is_same(packet, run.frame))
             self.on_line.remove(run)
             run.worker = None
             taken.append(run)
-        if not self.on_line and self.state is State.BUSY:
-            self.state = State.IDLE
+        taken.reverse()
+        if not self.on_line:
+            if self.state is State.BUSY:
+                self.state = State.IDLE
         elif self.run is not at:
             self._begin()  # what we thought it was at had not begun
         return taken
