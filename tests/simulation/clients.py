@@ -231,12 +231,12 @@ class Plain(Submitter):
 
 
 class Operator(Submitter):
-    """A person who drains and cordons nodes, and makes all active at the end."""
+    """A person who drains and cordons nodes, limits kernels and has tasks recur, and takes it all back in the end."""
 
-    wishes: list[tuple[float, str, Any]]
+    wishes: list[tuple[float, str, str, Any]]  # when, what, of what, how
 
     async def work(self) -> None:
-        for at, node, state in self.wishes:
+        for at, what, name, how in self.wishes:
             await self.until(at)
             while True:
                 try:
@@ -244,8 +244,20 @@ class Operator(Submitter):
                         self.world.hosts, session_timeout_s=self.timeout_s, connect_timeout_s=self.patience_s
                     ) as client:
                         self.sessions.append(client.session)
-                        await client.set_node_state(node, state, reason="why not")
-                    self.world.tell("operator", self.machine, node, state)
+                        await self._do(client, what, name, how)
+                    self.world.tell("operator", self.machine, what, name, how)
                     break
                 except AWAY:
                     await asyncio.sleep(0.2)
+
+    async def _do(self, client: zkd.Client, what: str, name: str, how: Any) -> None:
+        if what == "state":
+            await client.set_node_state(name, how, reason="why not")
+        elif what == "limit":
+            await client.set_limit(name, at_once=how)
+        elif what == "no limit":
+            await client.unset_limit(name)
+        elif what == "schedule":
+            await client.schedule(name, how, "sim.work", [["done", 0.05]])
+        else:
+            await client.unschedule(name)

@@ -106,6 +106,9 @@ class _Platform:
 
 
 class _Datetime:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(datetime, name)
+
     def now(self, zone: object = None) -> datetime:
         return datetime.fromtimestamp(EPOCH_S + the_world().loop.now, UTC)
 

@@ -381,6 +381,7 @@ class Ensemble:
         offsets = [rng.choice((0.0, rng.uniform(-3, 3), rng.uniform(-4000, 4000))) for _ in names]
         self.servers = [Server(self, name, offset) for name, offset in zip(names, offsets, strict=True)]
         self.leader = self.servers[0]
+        self.offsets_led = [self.leader.wall_offset_s]  # of the clocks of all leaders so far
         self.sessions: Sessions[Peer] = Sessions(
             lambda: loop.now,
             tick_s=tick_s,
@@ -548,6 +549,7 @@ class Ensemble:
         # What a majority had on disk is committed, answered or not; of the rest some.
         proposed, self._proposed = list(self._proposed), deque()
         self.leader = self.rng.choice(able)
+        self.offsets_led.append(self.leader.wall_offset_s)
         self.count = 0
         kept = self.rng.randrange(len(proposed) + 1)
         for request in proposed[:kept]:

@@ -13,6 +13,7 @@ from tests.simulation.clients import Errand, Operator, Plain, Program, Submitter
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.nodes import Node
 from tests.simulation.world import World
+from zkd.client.schedules import Every
 
 STEP_S = 0.1  # how often invariants are looked at
 CONVERGE_S = 35.0  # virtual, after everything was healed; shorter than the leader's slow reconcile
@@ -66,12 +67,20 @@ class Cluster:
                 self._chain(errands)
             self.submitters.append(kind(world, machine, errands, timeout_s, 10.0))
         self.operator = Operator(world, world.machine("op"), [], timeout_s, 10.0)
-        wishes: list[tuple[float, str, Any]] = []
+        wishes: list[tuple[float, str, str, Any]] = []
         for node in self.nodes:
             if rng.random() < 0.3:
                 at = rng.uniform(0.5, self.trouble_s)
-                wishes.append((at, node.name, rng.choice(("draining", "cordoned", "draining"))))
-                wishes.append((at + rng.uniform(0.1, 2.0), node.name, "active"))
+                wishes.append((at, "state", node.name, rng.choice(("draining", "cordoned", "draining"))))
+                wishes.append((at + rng.uniform(0.1, 2.0), "state", node.name, "active"))
+        if rng.random() < 0.3:
+            at = rng.uniform(0.3, self.trouble_s)
+            wishes.append((at, "limit", "sim.other", rng.choice((0, 1, 1, 2))))
+            wishes.append((at + rng.uniform(0.5, 4.0), "no limit", "sim.other", None))
+        if rng.random() < 0.3:
+            at = rng.uniform(0.3, self.trouble_s / 2)
+            wishes.append((at, "schedule", "tick", Every(rng.choice((1, 1, 2)))))
+            wishes.append((at + rng.uniform(2.0, 5.0), "no schedule", "tick", None))
         self.operator.wishes = sorted(wishes)
         self.nemesis = Nemesis(world, self, world.stream("nemesis"))
 

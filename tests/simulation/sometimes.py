@@ -48,6 +48,8 @@ POINTS = (
     "a task used up its retries",
     "a task expired",
     "a task failed with what it waited for",
+    "a slot of a schedule fired",
+    "another leader fired the next slot",
     "a task was given to a second node, too",
     "a second copy overtook the first",
     # sessions

@@ -7,6 +7,7 @@ A *life* of an id begins when its task's znode is created and has at most one re
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.ensemble import CLOSE_SESSION, CREATE_SESSION, REAP, Entry
@@ -55,6 +56,7 @@ class Witness:
         self.epoch_owner: dict[int, tuple[int, str]] = {}  # epoch -> session, node
         self.lost: dict[tuple[str, str], float] = {}  # (node, incarnation) -> when it was seen to go
         self.here: dict[str, Node] = {}
+        self.fired_by: dict[str, str] = {}  # schedule -> the node that led when it fired last
         self.drained: set[str] = set()  # nodes that were told to drain, or stopped
         self.watched = (
             (f"{paths.tasks}/", self._task),
@@ -110,9 +112,12 @@ class Witness:
             before = self.by_id.setdefault(task_id, [])
             if before:
                 self.sometimes("an id was dropped again")
-                if task_id.startswith("t-"):
+                # One that ended with its session before its creation was answered is dropped again in the next one.
+                if task_id.startswith("t-") and before[-1].end != "ephemeral":
                     self.broken(f"{task_id} was dropped twice by the one client that knows this id")
             before.append(life)
+            if self.is_daemon(entry):
+                self._recurred(entry, life)
             return
         life = self.by_id[task_id][-1]
         if kind == DELETED:
@@ -147,6 +152,28 @@ class Witness:
             self.broken(f"the history of {task_id} was rewritten from {before_} to {after}")
             return
         self._attempted(life, after[-1], node.version - 1, entry)
+
+    def _recurred(self, entry: Entry, life: Life) -> None:
+        """A leader dropped the task of a schedule: in its epoch, not early, once, and together with its own record."""
+        name, _, slot = life.id.rpartition(".")
+        first = operations(entry)[0]
+        if first != (int(Op.CHECK), self.paths.epoch, self._epoch_now()):
+            self.broken(f"{life.id} was dropped by {life.by} without a check of the epoch")
+        if f"{self.paths.schedule_states}/{name}" not in [path for _, path in entry.changed]:
+            self.broken(f"{life.id} was dropped and not noted")
+        if len(self.by_id[life.id]) > 1:
+            self.broken(f"slot {slot} of {name} fired twice")
+        due_at = datetime.strptime(slot, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        # By the clock of a server that led: a new one's, which may stand elsewhere, is known after the first write.
+        ensemble = self.world.ensemble
+        early_s = due_at - ensemble.wall_s - self.world.loop.now - max(ensemble.offsets_led)
+        if early_s > 0.001:
+            self.broken(f"slot {slot} of {name} fired {early_s:.3f} s early")
+        self.sometimes("a slot of a schedule fired")
+        leader = self.epoch_owner[self._epoch_now()][1]
+        if self.fired_by.setdefault(name, leader) != leader:
+            self.sometimes("another leader fired the next slot")
+            self.fired_by[name] = leader
 
     def _attempted(self, life: Life, attempt: Any, version: int, entry: Entry) -> None:
         """An attempt was recorded; did it happen so?"""
