@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from zkd.core.fairness import Aged, Submitters, Turns
 from zkd.core.picture import Entry, Member, Phase
-from zkd.core.room import Rank, Room
+from zkd.core.room import Room
+from zkd.core.stands import Stand
 from zkd.paths import NodeId, TaskId
 
 # Places in the heaps of a lane, of a task that waits and beside that: more are of tasks that have left.
@@ -44,8 +45,9 @@ class Gap:
 
 
 class Lane:
-    def __init__(self, demand: Demand, tasks: Mapping[TaskId, Entry], submitters: Submitters) -> None:
+    def __init__(self, demand: Demand, stand: Stand, tasks: Mapping[TaskId, Entry], submitters: Submitters) -> None:
         self.demand = demand
+        self.stand = stand
         self._tasks = tasks
         self._submitters = submitters
         self.turns: dict[int, Turns] = {}  # by priority
@@ -53,8 +55,6 @@ class Lane:
         self._ages: list[Aged] | None = None  # every task by age alone, once there is another order
         self.count = 0
         self._places = 0  # taken since the heaps were last cleared of tasks that have left
-        self._nodes: list[Rank] = []
-        self._read_to = -1
         self.gap: Gap | None = None
 
     # --- Tasks --------------------------------------------------------------------------------------------
@@ -137,13 +137,10 @@ class Lane:
     def suits(self, member: Member) -> bool:
         """Whether this node could run its tasks at all, busy or not."""
         demand = self.demand
-        record = member.record
         return (
-            member.kind in demand.kinds
-            and demand.node in (None, record.node)
-            and demand.slots <= record.slots
+            demand.node in (None, member.record.node)
             and (demand.memory is None or member.memory is None or demand.memory <= member.memory)
-            and all(record.labels.get(name) == value for name, value in demand.labels)
+            and self.stand.suits(member)
         )
 
     def node(self, room: Room, closed: Container[NodeId]) -> NodeId | None:
@@ -152,38 +149,6 @@ class Lane:
         if demand.node is not None:
             member = room.members.get(demand.node)
             is_open = member is not None and demand.node not in closed and self.suits(member)
-            return demand.node if is_open and room.has(demand.node, demand.slots, demand.memory) else None
-        self._catch_up(room)
-        nodes = self._nodes
-        aside: list[Rank] = []
-        found: NodeId | None = None
-        while nodes:
-            name = nodes[0][2]
-            # It may have come back as another, without what made it suit.
-            if not room.has(name, demand.slots, demand.memory) or not self.suits(room.members[name]):
-                heapq.heappop(nodes)  # the journal will tell when that changes
-                continue
-            rank = room.rank(name)
-            if rank != nodes[0]:
-                heapq.heapreplace(nodes, rank)
-            elif name in closed:
-                aside.append(heapq.heappop(nodes))
-            else:
-                found = name
-                break
-        for rank in aside:
-            heapq.heappush(nodes, rank)
-        return found
-
-    def _catch_up(self, room: Room) -> None:
-        names = room.roomier.since(self._read_to) if self._read_to >= 0 else None
-        self._read_to = room.roomier.end
-        if names is None or len(self._nodes) > 2 * len(room.members) + 64:
-            suiting = (name for name, member in room.members.items() if self.suits(member))
-            self._nodes = [room.rank(name) for name in suiting]
-            heapq.heapify(self._nodes)
-            return
-        for name in set(names):
-            member = room.members.get(name)
-            if member is not None and self.suits(member):
-                heapq.heappush(self._nodes, room.rank(name))
+            has_room = is_open and room.has(demand.node, demand.slots) and room.has_memory(demand.node, demand.memory)
+            return demand.node if has_room else None
+        return self.stand.node(room, demand.memory, closed)

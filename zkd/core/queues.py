@@ -21,6 +21,7 @@ from zkd.core.limits import NEVER, Limits
 from zkd.core.picture import Entry, Member, Need
 from zkd.core.room import Room
 from zkd.core.shelves import Shelves
+from zkd.core.stands import Stand, Wanted
 from zkd.paths import NodeId, TaskId
 
 AGED_EVERY = 8
@@ -30,7 +31,7 @@ AGED_EVERY = 8
 PASSED_OVER_S = 1.0
 KEPT_FROM_ALL_S = 10.0
 KEPT_MAX = 8  # nodes at once
-LANES_KEPT = 256  # empty ones, too: a lane knows its nodes, which is worth keeping until its next task comes
+LANES_KEPT = 256  # empty ones, too: a lane's next task may come soon
 NEEDS_KNOWN = 10_000
 
 
@@ -53,6 +54,7 @@ class Queues:
         self.room = Room(me, members)
         self._read_to = 0
         self._lanes: dict[Demand, Lane] = {}
+        self._stands: dict[Wanted, Stand] = {}
         self._lanes_max = LANES_KEPT
         self._lane_of: dict[Need, Lane] = {}
         self._awake: dict[Lane, None] = {}
@@ -120,12 +122,16 @@ class Queues:
         if lane is None:
             if len(self._lanes) >= self._lanes_max:
                 self._forget_empty_lanes()
-            lane = self._lanes[demand] = Lane(demand, self._tasks, self.submitters)
+            wanted = (demand.kinds, demand.labels, demand.slots)
+            stand = self._stands.setdefault(wanted, Stand(wanted))
+            lane = self._lanes[demand] = Lane(demand, stand, self._tasks, self.submitters)
         return lane
 
     def _forget_empty_lanes(self) -> None:
         self._lanes = {demand: lane for demand, lane in self._lanes.items() if lane.count}
         self._lanes_max = max(LANES_KEPT, 2 * len(self._lanes))
+        in_use = {id(lane.stand) for lane in self._lanes.values()}
+        self._stands = {wanted: stand for wanted, stand in self._stands.items() if id(stand) in in_use}
         self._lane_of.clear()
         for lanes in (self._awake, *self._pinned.values(), *self._held_back.values()):
             for lane in [lane for lane in lanes if not lane.count]:
@@ -136,6 +142,7 @@ class Queues:
     def clear(self) -> None:
         """Forget everything: kernels have become known or limited, and what waits belongs into other lanes."""
         self._lanes.clear()
+        self._stands.clear()
         self._lane_of.clear()
         self._awake.clear()
         self._shelves.clear()
@@ -318,7 +325,8 @@ class Queues:
                 continue
             if oldest.patience_s and name not in oldest.near:
                 continue
-            if self.room.has(name, demand.slots, demand.memory) and self.kept.get(name) in (None, lane):
+            has_room = self.room.has(name, demand.slots) and self.room.has_memory(name, demand.memory)
+            if has_room and self.kept.get(name) in (None, lane):
                 entry = oldest
         return entry
 

@@ -1,9 +1,8 @@
 """Which nodes have room, told without asking all of them.
 
 A node's room grows only when something happens to it: a task of its ends, it joins, an operator speaks. Each
-such node is noted in a journal. Every lane of waiting tasks keeps its own heap of nodes, the least loaded on
-top; it takes in what the journal says and drops what turns out to have no room. So a turn costs as much as
-has happened since the last one, however many nodes there are.
+such node is noted in a journal, which others read on from where they stopped. So a turn costs as much as has
+happened since the last one, however many nodes there are.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ class Room:
             self._left[node] = left
         return left
 
-    def has(self, node: NodeId, slots: int, memory: int | None) -> bool:
+    def has(self, node: NodeId, slots: int) -> bool:
         """Whether there is room for such a task now. A wide one waits for a whole gap; only narrow ones queue ahead."""
-        if self.left(node) <= 0:
-            return False
+        return self.left(node) > 0 and (slots == 1 or slots <= self.members[node].free_slots)
+
+    def has_memory(self, node: NodeId, memory: int | None) -> bool:
+        """Whether what the node holds leaves so much memory, as far as both are known."""
         member = self.members[node]
-        if slots > 1 and slots > member.free_slots:
-            return False
         return memory is None or member.memory is None or memory <= member.memory - member.memory_held
 
     def took(self, node: NodeId, slots: int) -> None:
