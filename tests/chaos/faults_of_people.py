@@ -82,7 +82,10 @@ async def daemon_drain(site: Site, rng: random.Random) -> Struck:
     held: list[object] | None = None
     while held != [] and loop.time() < deadline:
         try:
-            held = json.loads((await site.session.get(site.paths.assignment(name))).data)["tasks"]
+            entry = json.loads((await site.session.get(site.paths.node(name))).data)
+            given = json.loads((await site.session.get(site.paths.assignment(name))).data)
+            # A list for a former session of the node is nobody's; the next one overwrites it.
+            held = given["tasks"] if given["incarnation"] == entry["incarnation"] else []
         except (NoNode, ZooKeeperError):
             held = None
         await asyncio.sleep(0.05)
