@@ -41,6 +41,7 @@ class Gap:
     """Where the wide tasks of a lane wait for room, and since when."""
 
     since: float
+    look_at: float  # for a node to be kept free; not before
     node: NodeId | None = None
 
 

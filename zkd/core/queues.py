@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from itertools import islice
 from dataclasses import replace
 
 from zkd.core.catalogue import Catalogue
@@ -31,6 +32,7 @@ AGED_EVERY = 8
 PASSED_OVER_S = 1.0
 KEPT_FROM_ALL_S = 10.0
 KEPT_MAX = 8  # nodes at once
+NO_NODE_MAX_S = 60.0  # while there is no node that could be kept, one is sought after pauses that double
 LANES_KEPT = 256  # empty ones, too: a lane's next task may come soon
 NEEDS_KNOWN = 10_000
 
@@ -62,6 +64,7 @@ class Queues:
         self._shelves = Shelves()
         self._pinned: dict[NodeId, dict[Lane, None]] = {}  # put away until this one node gets roomier
         self._wide: list[tuple[float, int, Lane]] = []  # when to keep a node free for them
+        self._crowded: dict[Lane, None] = {}  # wide, too, and as many nodes are kept as may be
         self._patient: list[tuple[float, TaskId, int]] = []  # until when these wait for a node that they prefer
         self._held_back: dict[str, dict[Lane, None]] = {}  # by the limit of a kernel
         self._opening: list[tuple[float, str]] = []  # when a limit lets the next one pass
@@ -148,6 +151,7 @@ class Queues:
         self._shelves.clear()
         self._pinned.clear()
         self._wide.clear()
+        self._crowded.clear()
         self._patient.clear()
         self._held_back.clear()
         self.kept.clear()
@@ -198,9 +202,12 @@ class Queues:
                 entry.patience_s = 0.0
                 self._enter(entry, (self.lane(entry.need),))
         for node, lane in list(self.kept.items()):
-            if lane.gap is None or lane.gap.node != node:
-                del self.kept[node]
-                self.room.roomier.note(node)
+            if not self._is_of_use(node, lane, now):
+                self._give_up(node, lane)
+        for lane in list(islice(self._crowded, KEPT_MAX - len(self.kept))):
+            del self._crowded[lane]
+            if lane.count:
+                self._wake(lane)
         names = self.room.roomier.since(self._read_to)
         self._read_to = self.room.roomier.end
         return list(self._members) if names is None else list(dict.fromkeys(names))
@@ -348,14 +355,14 @@ class Queues:
 
     def _keep_gap(self, lane: Lane, now: float) -> None:
         """After a while keep less urgent tasks off one node, until one of these fits in there."""
-        if lane.gap is None:
-            lane.gap = Gap(now)
-            heapq.heappush(self._wide, (now + PASSED_OVER_S, id(lane), lane))
         gap = lane.gap
-        if now - gap.since < PASSED_OVER_S or (gap.node is None and len(self.kept) >= KEPT_MAX):
+        if gap is None:
+            gap = lane.gap = Gap(now, now + PASSED_OVER_S)
+            heapq.heappush(self._wide, (gap.look_at, id(lane), lane))
+        if gap.node is not None or now < gap.look_at:
             return
-        member = self._members.get(gap.node or "")
-        if member is not None and member.takes_work and lane.suits(member):
+        if len(self.kept) >= KEPT_MAX:
+            self._crowded[lane] = None
             return
         able = [
             name
@@ -363,9 +370,32 @@ class Queues:
             if member.takes_work and lane.suits(member) and name not in self.kept
         ]
         gap.node = min(able, key=lambda name: self._members[name].slots_held, default=None)
-        if gap.node is not None:
+        if gap.node is None:
+            gap.look_at = now + min(NO_NODE_MAX_S, max(PASSED_OVER_S, now - gap.since))
+            heapq.heappush(self._wide, (gap.look_at, id(lane), lane))
+        else:
             self.kept[gap.node] = lane
             self._reckon_closures(now)
+
+    def _is_of_use(self, node: NodeId, lane: Lane, now: float) -> bool:
+        """Whether this node, which is kept free for this lane, may still get one of its tasks before long."""
+        if lane.gap is None or lane.gap.node != node:
+            return False
+        member = self._members.get(node)
+        if member is None or not member.takes_work or not lane.suits(member):
+            return False
+        kernel = lane.demand.kernel
+        opens_at = now if kernel is None else self._limits.opens_at(kernel, now)
+        # One that runs may end at any time, and lest those that need less room be quicker for ever, the gap stays.
+        return opens_at <= now + KEPT_FROM_ALL_S or (opens_at == NEVER and self._limits.held(kernel or "") > 0)
+
+    def _give_up(self, node: NodeId, lane: Lane) -> None:
+        """Keep it free no longer. The lane, if it still waits, seeks another."""
+        del self.kept[node]
+        self.room.roomier.note(node)
+        if lane.gap is not None and lane.gap.node == node:
+            lane.gap.node = None
+            self._wake(lane)
 
     def check(self) -> Iterator[str]:
         """Every broken invariant, in words."""
