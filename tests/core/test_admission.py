@@ -120,6 +120,13 @@ def test_a_task_that_was_begun_is_never_refused() -> None:
     assert refused(decided(mind)) == []
 
 
+def test_attempts_that_a_client_made_up_are_no_way_in() -> None:
+    mind = crowded()
+    for n in range(6):
+        drop(mind, f"t{n}", n, attempts=[Attempt("drain", "nobody")])
+    assert refused(decided(mind)) == ["t2", "t3", "t4", "t5"]
+
+
 def test_an_admitted_task_stays_admitted_when_it_is_edited() -> None:
     mind = crowded()
     for n in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -234,7 +235,7 @@ def test_an_id_that_is_no_name_is_refused(task_id: str) -> None:
 
 def test_an_unreadable_task_is_refused() -> None:
     mind = cluster(node("a"))
-    mind.task_unreadable("t", 5, 0, "its ACL does not let zkd read it")
+    mind.task_unreadable("t", 5, 0, "its ACL does not let zkd read it", 0.0)
     assert ends(decided(mind)) == {"t": "rejected"}
 
 
@@ -356,7 +357,7 @@ def test_a_node_does_not_wait_for_what_cannot_be_taken_back(how: str) -> None:
     elif how == "unwritable":
         mind.task_unwritable("t1", 0)
     else:
-        mind.task_unreadable("t1", 1, 0, "hidden")
+        mind.task_unreadable("t1", 1, 0, "hidden", 0.0)
     assert lists(decided(mind, now=1.0)) == {"b": ["t2"]}
 
 
@@ -734,3 +735,45 @@ def test_a_node_that_comes_back_without_its_labels_gets_nothing_that_needs_them(
     mind.node_here(node("c", 1, life=2), 1.0)
     drop(mind, "u", 2, labels=ssd)
     assert lists(decided(mind, 1.0)) == {}
+
+
+def test_a_task_that_is_hidden_while_it_waits_or_is_held_leaves_its_place() -> None:
+    mind = cluster(node("a", 1))
+    drop(mind, "held", 1)
+    decided(mind)
+    drop(mind, "waiting", 2)
+    decided(mind)
+    mind.task_unreadable("held", 1, 1, "hidden", 0.0)
+    mind.task_unreadable("waiting", 2, 1, "hidden", 0.0)
+    assert ends(decided(mind)) == {"held": "rejected", "waiting": "rejected"}
+    mind.task_gone("held", 0.0)
+    mind.task_gone("waiting", 0.0)
+    drop(mind, "next", 3)
+    assert lists(decided(mind)) == {"a": ["next"]}
+
+
+def test_very_many_unknown_kernels_cost_the_leader_little() -> None:
+    names = tuple(f"package.kernel_number_{number}" for number in range(600))
+    mind = cluster(node("a", kernels=names))
+    for number in range(2_000):
+        drop(mind, f"t{number}", number + 1, kernel=f"package.kernel_numbre_{number}")
+    mind.commands(0.0)
+    began = time.process_time()
+    messages = [command.error.message for command in mind.commands(1.0) if isinstance(command, End)]
+    assert time.process_time() - began < 5  # each look for a name that is close takes 10 ms
+    assert len(messages) == 2_000
+    assert 1 <= sum("did you mean" in message for message in messages) <= 10
+
+
+def test_what_waits_for_a_node_that_never_comes_leaves_nothing_behind() -> None:
+    mind = cluster(node("a"))
+    drop(mind, "waits", 1, labels={"rack": "r9"})
+    decided(mind)
+    for number in range(2, 1_000):
+        drop(mind, f"t{number}", number, labels={"rack": "r9"})
+        mind.commands(0.0)
+        mind.task_gone(f"t{number}", 0.0)
+        mind.mourned(f"t{number}")
+        mind.commands(0.0)
+    assert mind.sizes()["queued"] < 300
+    assert mind.sizes()["shelved"] < 100

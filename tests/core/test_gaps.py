@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from tests.core.scene import cluster, decided, drop, node
 from zkd.core.dispatch import Dispatch
+from zkd.core.lanes import Lane, Urgency
 from zkd.core.picture import Phase
 from zkd.core.queues import KEPT_MAX
 from zkd.records import Limit
@@ -105,3 +108,30 @@ def test_no_node_is_kept_for_what_a_limit_forbids() -> None:
     drop(mind, "later", 3, now=12.0)
     decided(mind, 12.0)
     assert mind.tasks["later"].phase is Phase.ASSIGNED
+
+
+def test_very_many_different_needs_cost_a_turn_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of these can run here; a node looks only at what it might run, and at few of the wide ones at a time."""
+    mind = cluster(node("a", 4, labels={"rack": "r1"}))
+    for number in range(0, 3_000, 3):
+        drop(mind, f"t{number}", number, labels={"rack": "r1", "disk": f"d{number}"})
+        drop(mind, f"t{number + 1}", number + 1, node="a", labels={"disk": f"d{number}"})
+        drop(mind, f"t{number + 2}", number + 2, slots=5 + number, memory=number + 1)
+    mind.commands(0.0)
+    a = mind.members["a"]
+    assert all(len(shelves.seen_by(a)) < 10 for shelves in (mind.queues._shelves, *mind.queues._pinned.values()))
+    looks = 0
+    head = Lane.head
+
+    def counted_head(lane: Lane) -> Urgency | None:
+        nonlocal looks
+        looks += 1
+        return head(lane)
+
+    monkeypatch.setattr(Lane, "head", counted_head)
+    for turn in range(100):
+        drop(mind, f"runs{turn}", 10_000 + turn, now=turn / 10)
+        mind.commands(turn / 10)
+        mind.task_gone(f"runs{turn}", turn / 10)
+        mind.commands(turn / 10)
+    assert looks < 10_000  # each of these a few times would be as many in one turn

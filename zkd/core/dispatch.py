@@ -26,7 +26,7 @@ from zkd.core.admission import REFUSAL_TTL_S, Admission, Room
 from zkd.core.catalogue import Catalogue, Strangers
 from zkd.core.commands import Assign, Command, End, Look, Mourn, Refuse, TakeBack
 from zkd.core.dependencies import Dependencies
-from zkd.core.limits import Limits
+from zkd.core.limits import Gate, Limits
 from zkd.core.picture import Entry, Member, Need, Phase, graded
 from zkd.core.queues import Queues
 from zkd.core.stragglers import LATE_MIN_S, LOOK_AGAIN_S, Times
@@ -48,6 +48,7 @@ PATIENCE_S = 0.3
 FETCH_BYTES_A_S = 100e6
 NEAR_MAX = 16
 TIMERS_KEPT = 1_000  # so many may be of tasks that are gone; more only if more are of tasks that are not
+CLOSE_NAMES = Limit(per_s=3, burst=3)  # to look for one takes 10 ms, and who sends nonsense sends much of it
 ENDED_REMEMBERED = 50_000  # ids that ended in this reign: a second drop of one of them is looked up first
 
 
@@ -63,6 +64,7 @@ class Dispatch:
         self.states: dict[NodeId, NodeState] = {}
         self._catalogue = Catalogue()
         self._strangers = Strangers()
+        self._close_names = Gate(CLOSE_NAMES, 0.0)
         self.limits = Limits()
         self.queues = Queues(me, self.tasks, self.members, self._catalogue, self.limits)
         self.dependencies = Dependencies(self.tasks)
@@ -217,8 +219,10 @@ class Dispatch:
             while member.ended[0][0] < now - self._orphan_grace_s:
                 member.ended.popleft()
 
-    def task_unreadable(self, task_id: TaskId, czxid: int, version: int, why: str) -> None:
-        """The task is there and its content cannot be had."""
+    def task_unreadable(self, task_id: TaskId, czxid: int, version: int, why: str, now: float) -> None:
+        """The task is there and its content cannot be had, now that somebody has changed it."""
+        if task_id in self.tasks:
+            self._leave(self.tasks[task_id], now)
         self._end_unread(task_id, czxid, version, BadRecord("$", f"expected a znode that zkd may read: {why}"))
 
     def task_unwritable(self, task_id: TaskId, version: int) -> None:
@@ -428,8 +432,9 @@ class Dispatch:
         is_arrival = known is None or known.size is None or known.czxid != entry.czxid
         if known is not None:
             self._forget_size(known)
-        # One that was tried, or put back after it was dead (which leaves no attempts, but a version), was in before.
-        if is_arrival and not entry.attempts and entry.version == 0:
+        # One that was tried, or put back after it was dead, was in before, and has a version. Attempts of one that has
+        # none are made up.
+        if is_arrival and entry.version == 0:
             fault = self.admission.refusal(entry.submitter, size, was_there=entry.czxid <= self.inherited)
             if fault is not None:
                 entry.phase = Phase.ENDING
@@ -574,12 +579,16 @@ class Dispatch:
         self._out.append(mourn)
 
     def _refuse_strangers(self, now: float) -> None:
+        known: list[str] | None = None
         for kernel, tasks in self._strangers.refused(now, is_anyone_here=bool(self.members)):
             if kernel in self._catalogue.seen:  # by a task of it that was tried before: its node is restarting
                 self._is_unsorted = True
                 continue
-            known = self._catalogue.here()
-            close = closest(kernel, known)
+            known = known or self._catalogue.here()
+            close = None
+            if self._close_names.open_at <= now:
+                self._close_names.started(now)
+                close = closest(kernel, known)
             message = (
                 f"no node has a kernel {kernel!r}{f', did you mean {close!r}?' if close else ''}"
                 f" (`zkd get kernels` lists the {len(known)} there are)"
@@ -641,6 +650,7 @@ class Dispatch:
         return {
             "tasks": len(self.tasks),
             "queued": self.queues.size(),
+            "shelved": self.queues.shelved(),
             "timers": len(self._timers) + len(self._trims),
             "ended": len(self.ended),
             "mourned": len(self._mourned),
@@ -676,6 +686,7 @@ class Dispatch:
         admitted = sum(entry.size is not None for entry in self.tasks.values())
         if admitted != self.admission.total.tasks:
             yield f"{admitted} tasks were admitted, and {self.admission.total.tasks} are counted"
+        for entry in self.tasks.values():
             if bool(entry.lanes) and entry.phase is not Phase.READY:
                 yield f"{entry.id} is {entry.phase}, and waits in a lane"
             if entry.is_dependent != (entry.id in self.dependencies.pending):

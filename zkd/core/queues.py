@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from itertools import islice
 from dataclasses import replace
+from itertools import islice
 
 from zkd.core.catalogue import Catalogue
 from zkd.core.fairness import Aged, Submitters
@@ -32,6 +32,7 @@ AGED_EVERY = 8
 PASSED_OVER_S = 1.0
 KEPT_FROM_ALL_S = 10.0
 KEPT_MAX = 8  # nodes at once
+CROWD_S = 0.05  # so long between two looks at who wants one: it is sought among all nodes
 NO_NODE_MAX_S = 60.0  # while there is no node that could be kept, one is sought after pauses that double
 LANES_KEPT = 256  # empty ones, too: a lane's next task may come soon
 NEEDS_KNOWN = 10_000
@@ -62,9 +63,10 @@ class Queues:
         self._awake: dict[Lane, None] = {}
         self._unserved: list[tuple[Lane, Urgency]] = []  # in the present turn
         self._shelves = Shelves()
-        self._pinned: dict[NodeId, dict[Lane, None]] = {}  # put away until this one node gets roomier
+        self._pinned: dict[NodeId, Shelves] = {}  # put away until this one node gets roomier
         self._wide: list[tuple[float, int, Lane]] = []  # when to keep a node free for them
-        self._crowded: dict[Lane, None] = {}  # wide, too, and as many nodes are kept as may be
+        self._crowded: dict[Lane, None] = {}  # in line for one of these nodes
+        self._crowd_at = 0.0  # when the next ones in that line are looked at
         self._patient: list[tuple[float, TaskId, int]] = []  # until when these wait for a node that they prefer
         self._held_back: dict[str, dict[Lane, None]] = {}  # by the limit of a kernel
         self._opening: list[tuple[float, str]] = []  # when a limit lets the next one pass
@@ -78,6 +80,10 @@ class Queues:
     def size(self) -> int:
         """Places in all lanes, also of tasks that have left and not been noticed yet."""
         return sum(lane.size() for lane in self._lanes.values())
+
+    def shelved(self) -> int:
+        """Places on the shelves, also of lanes that were woken meanwhile."""
+        return sum(shelves.size() for shelves in (self._shelves, *self._pinned.values()))
 
     # --- What waits ---------------------------------------------------------------------------------------
 
@@ -136,11 +142,12 @@ class Queues:
         in_use = {id(lane.stand) for lane in self._lanes.values()}
         self._stands = {wanted: stand for wanted, stand in self._stands.items() if id(stand) in in_use}
         self._lane_of.clear()
-        for lanes in (self._awake, *self._pinned.values(), *self._held_back.values()):
+        for lanes in (self._awake, *self._held_back.values()):
             for lane in [lane for lane in lanes if not lane.count]:
                 del lanes[lane]
-        self._shelves.drop_empty()
-        self._pinned = {node: lanes for node, lanes in self._pinned.items() if lanes}
+        for shelves in (self._shelves, *self._pinned.values()):
+            shelves.drop_empty()
+        self._pinned = {node: shelves for node, shelves in self._pinned.items() if shelves}
 
     def clear(self) -> None:
         """Forget everything: kernels have become known or limited, and what waits belongs into other lanes."""
@@ -162,17 +169,19 @@ class Queues:
     def _wake(self, lane: Lane) -> None:
         if lane in self._awake:
             return
-        if lane.demand.node is None:
-            self._shelves.remove(lane)
-        else:
-            self._pinned.get(lane.demand.node, {}).pop(lane, None)
+        shelves = self._shelves_of(lane)
+        if shelves is not None:
+            shelves.remove(lane)
         self._awake[lane] = None
 
+    def _shelves_of(self, lane: Lane) -> Shelves | None:
+        return self._shelves if lane.demand.node is None else self._pinned.get(lane.demand.node)
+
     def _put_away(self, lane: Lane, urgency: Urgency) -> None:
-        if lane.demand.node is None:
-            self._shelves.put(lane, urgency)
-        else:
-            self._pinned.setdefault(lane.demand.node, {})[lane] = None
+        shelves = self._shelves_of(lane)
+        if shelves is None:
+            shelves = self._pinned[lane.demand.node or ""] = Shelves()
+        shelves.put(lane, urgency)
 
     def _hold_back(self, lane: Lane, kernel: str, until: float) -> None:
         self._awake.pop(lane, None)
@@ -191,9 +200,7 @@ class Queues:
         while self._opening and self._opening[0][0] <= now:
             self.limit_eased(heapq.heappop(self._opening)[1])
         while self._wide and self._wide[0][0] <= now:
-            lane = heapq.heappop(self._wide)[2]
-            if lane.count:
-                self._wake(lane)
+            self._crowded[heapq.heappop(self._wide)[2]] = None
         while self._patient and self._patient[0][0] <= now:
             at, task_id, czxid = heapq.heappop(self._patient)
             entry = self._tasks.get(task_id)
@@ -204,10 +211,12 @@ class Queues:
         for node, lane in list(self.kept.items()):
             if not self._is_of_use(node, lane, now):
                 self._give_up(node, lane)
-        for lane in list(islice(self._crowded, KEPT_MAX - len(self.kept))):
-            del self._crowded[lane]
-            if lane.count:
-                self._wake(lane)
+        if now >= self._crowd_at:
+            self._crowd_at = now + CROWD_S
+            for lane in list(islice(self._crowded, KEPT_MAX - len(self.kept))):
+                del self._crowded[lane]
+                if lane.count:
+                    self._wake(lane)
         names = self.room.roomier.since(self._read_to)
         self._read_to = self.room.roomier.end
         return list(self._members) if names is None else list(dict.fromkeys(names))
@@ -220,7 +229,12 @@ class Queues:
                 keeper = self.kept.get(name)
                 if keeper is not None and keeper.count and all(keeper is not lane for lane, _ in self._unserved):
                     self._wake(keeper)
-                lanes = [*self._pinned.pop(name, ()), *self._shelves.take(self._members[name])]
+                lanes = self._shelves.take(self._members[name])
+                pinned = self._pinned.get(name)
+                if pinned is not None:
+                    lanes += pinned.take(self._members[name])
+                    if not pinned:
+                        del self._pinned[name]
                 self._awake.update(dict.fromkeys(lanes))
                 if lanes and name not in self.kept:  # what is kept free would be shown to everybody, in vain
                     shown.append(name)
@@ -228,6 +242,8 @@ class Queues:
 
     def timer(self) -> float | None:
         timers = [heap[0][0] for heap in (self._opening, self._wide, self._patient) if heap]
+        if self._crowded and len(self.kept) < KEPT_MAX:
+            timers.append(self._crowd_at)
         return min(timers, default=None)
 
     # --- Who goes where -----------------------------------------------------------------------------------
@@ -406,6 +422,10 @@ class Queues:
             count = sum(lane in entry.lanes for entry in ready)
             if count != lane.count:
                 yield f"{demand}: {lane.count} tasks are said to wait, {count} do"
-            asleep = (self._awake, *self._pinned.values(), *self._held_back.values())
-            if lane.count and lane not in self._shelves and not any(lane in lanes for lanes in asleep):
+            on_shelf = any(lane in shelves for shelves in (self._shelves, *self._pinned.values()))
+            if (
+                lane.count
+                and not on_shelf
+                and not any(lane in some for some in (self._awake, *self._held_back.values()))
+            ):
                 yield f"{demand}: {lane.count} tasks wait, and nothing will wake them"

@@ -373,7 +373,7 @@ class Dispatcher:
                 stat = await self._session.exists(paths.task(task_id))
                 self._log.warning("task.unreadable", id=task_id, error=str(got))
                 if stat is not None:
-                    mind.task_unreadable(task_id, stat.czxid, stat.version, "its ACL does not let zkd read it")
+                    mind.task_unreadable(task_id, stat.czxid, stat.version, "its ACL does not let zkd read it", now)
             elif isinstance(got, ZooKeeperError):
                 raise got
             else:
