@@ -46,10 +46,11 @@ async def test_runs_with_different_deadlines_on_one_worker_keep_their_own(tmp_pa
         assert isinstance(await run(pool, "nap", 0.4, timeout_s=None), Finished)
 
 
-async def test_cancel_stops_a_running_kernel_and_says_so(pool: Pool) -> None:
-    running = asyncio.ensure_future(run(pool, "stick_in_c", task_id="t-1"))
+async def test_cancel_stops_a_running_kernel_and_says_so(pool: Pool, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    running = asyncio.ensure_future(run(pool, "stick_in_c", str(mark), task_id="t-1"))
     bystander = asyncio.ensure_future(run(pool, "nap", 0.3))
-    await until(lambda: pool.idle == 0)
+    await until(mark.exists)
     assert pool.cancel("t-1")
     outcome = await running
     assert isinstance(outcome, Cancelled)
@@ -73,9 +74,10 @@ async def test_cancel_takes_a_waiting_run_out_of_the_queue(tmp_path: Path) -> No
 
 async def test_cancelling_the_awaiting_task_kills_exactly_its_worker(tmp_path: Path) -> None:
     async with open_pool(tmp_path) as pool:
-        running = asyncio.ensure_future(run(pool, "loop"))
+        mark = tmp_path / "mark"
+        running = asyncio.ensure_future(run(pool, "stick_in_c", str(mark)))
         other = asyncio.ensure_future(run(pool, "nap", 0.3))
-        await until(lambda: pool.idle == 0)
+        await until(mark.exists)
         before = set(pool.pids)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -43,7 +43,7 @@ REPORT_INTERVAL_S: Final = 0.1  # people watch progress; more often would only c
 LOOK_S: Final = 0.001  # a shorter run leaves little memory behind; it is looked at only
 LOOK_EACH: Final = 16  # every so many runs
 UNRUNG_BYTES_MAX: Final = 64 * 1024  # answers that may lie in the socket unannounced: its buffer holds more
-READ_MAX_S: Final = 0.05  # for the daemon to read what a run has printed
+READ_MAX_S: Final = 0.5  # for the daemon to read what a run has printed
 BELL: Final = b"!"
 NOTHING: Final = bytes(4)  # in the pipe, as the kernel counts it
 

@@ -151,6 +151,11 @@ def as_kind(frame: bytes, kind: int) -> bytes:
     return b"%b%c%b" % (frame[:4], kind, frame[5:])
 
 
+def is_large(frame: bytes) -> bool:
+    """Whether this call is too large for a packet. Then it is alone on its line: nothing lies behind it."""
+    return len(frame) > PACKET_BYTES_MAX
+
+
 def is_same(packet: bytes, frame: bytes) -> bool:
     """Whether these are the same call, of whatever kind."""
     return packet[5:] == frame[5:]

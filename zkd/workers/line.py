@@ -59,7 +59,7 @@ class Line:
     def send(self, frame: bytes, kind: int = frames.CALL) -> bool:
         """Send a call. False if the line has no room for it, or is dead: then nothing of it was sent."""
         try:
-            if len(frame) > frames.PACKET_BYTES_MAX:
+            if frames.is_large(frame):
                 self._calls.send(frames.encode(frames.LARGE, LargeHeader(len(frame))))
                 self._unsent = memoryview(frame)
                 self._loop.add_writer(self._answers.fileno(), self._writable)

@@ -223,7 +223,9 @@ class Pool:
         most = min(depth(run.call.kernel), depth(worker.on_line[0].call.kernel), self._staff.runs_left(worker))
         if ahead >= most or worker.is_due or worker.state is not State.BUSY:
             return False
-        if len(run.frame) > frames.PACKET_BYTES_MAX or not worker.start(run, ring=ahead == most // 2):
+        if frames.is_large(run.frame) or frames.is_large(worker.on_line[0].frame):
+            return False  # what is half on its way on the stream cannot be taken back
+        if not worker.start(run, ring=ahead == most // 2):
             return False
         self._waiting.popleft()
         self._look_later(worker)

@@ -21,7 +21,8 @@ from signal import SIGKILL, SIGTERM, Signals
 from typing import TYPE_CHECKING, Final
 
 from zkd.workers import frames
-from zkd.workers.call import BlobFile, Cancelled, Died, Failed, Finished, Outcome, Rejected, TimedOut
+from zkd.workers.answers import outcome_of
+from zkd.workers.call import Cancelled, Died, Outcome, TimedOut
 from zkd.workers.frames import BadFrame, decode
 from zkd.workers.line import Line
 from zkd.workers.output import Output
@@ -111,7 +112,7 @@ class Worker:
         Behind another run, or soon after one, it is answered quietly; `ring`: but its answer is to be announced.
         """
         line, is_alone = self.line, not self.on_line
-        if len(run.frame) > frames.PACKET_BYTES_MAX:
+        if frames.is_large(run.frame):
             assert is_alone
             line.watch()
         if is_alone and line.is_watched:
@@ -171,7 +172,7 @@ class Worker:
 
     def _take_back(self) -> list[Run]:
         """The runs on the line that the worker has not taken; they are off it now."""
-        if len(self.on_line) == 1 and len(self.on_line[0].frame) > frames.PACKET_BYTES_MAX:
+        if self.on_line and frames.is_large(self.on_line[0].frame):
             return []  # it is half on its way
         at = self.run
         taken: list[Run] = []
@@ -269,29 +270,13 @@ class Worker:
         if not self.on_line:
             raise BadFrame(f"kind {kind} from a worker that is {self.state.value}")
         run = self.on_line[0]
-        outcome: Outcome
-        answer: frames.ValueHeader | frames.BlobHeader | frames.FailedHeader | frames.RejectedHeader
-        if kind == frames.VALUE:
-            answer = value = decode(frames.ValueHeader, header)
-            outcome = Finished(body, None, value.run_s)
-        elif kind == frames.PROGRESS:
+        if kind == frames.PROGRESS:
             progress = decode(frames.ProgressHeader, header)
             if run.on_progress is not None:
                 # In a turn of its own: what it raises is its owner's affair, and must not stop this one.
                 self._loop.call_soon(run.on_progress, progress.fraction, progress.note)
             return
-        elif kind == frames.BLOB:
-            answer = blob = decode(frames.BlobHeader, header)
-            path = self._blob_path(self.number, self.runs).with_suffix(f".{blob.format}")
-            outcome = Finished(None, BlobFile(path, blob.sha256, blob.size, blob.format), blob.run_s)
-        elif kind == frames.FAILED:
-            answer = failed = decode(frames.FailedHeader, header)
-            outcome = Failed(failed.kind, failed.message, failed.traceback, failed.run_s)
-        elif kind == frames.REJECTED:
-            answer = rejected = decode(frames.RejectedHeader, header)
-            outcome = Rejected(rejected.path, rejected.message)
-        else:
-            raise BadFrame(f"kind {kind} from a worker that is busy")
+        answer, outcome = outcome_of(kind, header, body, lambda: self._blob_path(self.number, self.runs))
         if answer.run != self.runs:
             self._is_forged = True
             raise BadFrame(f"an answer to run {answer.run}, it is at run {self.runs}")

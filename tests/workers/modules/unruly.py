@@ -81,6 +81,9 @@ def loop() -> None:
 
 @kernel
 def stick_in_c(mark: str = "") -> None:
+    if mark:
+        with open(mark, "w") as file:
+            file.write(str(os.getpid()))
     ctypes.PyDLL(None).sleep(600)  # with the GIL held: no Python runs, no signal handler, no other thread
 
 
