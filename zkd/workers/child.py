@@ -162,13 +162,7 @@ class Worker:
         if kind == frames.CALL:
             return  # somebody listens
         self._unrung += len(answer)
-        if self._pending != NOTHING:
-            # What was printed belongs to this run: let it be read before another one prints.
-            until = time.monotonic() + READ_MAX_S
-            self._ring()
-            while self._has_output() and time.monotonic() < until:
-                time.sleep(0.0005)
-        elif kind == frames.CALL_AND_RING:
+        if kind == frames.CALL_AND_RING:
             self._ring()
 
     def _ring(self) -> None:
@@ -226,9 +220,19 @@ class Worker:
         return frames.encode(frames.FAILED, header)
 
     def _has_output(self) -> bool:
-        """Whether something printed, by Python or by C, has not been read by the pool yet."""
-        fcntl.ioctl(1, termios.FIONREAD, self._pending)
-        return self._pending != NOTHING
+        """Whether something printed, by Python or by C, has not been read by the pool yet.
+
+        It is waited for, as a further run may lie ready: what is printed belongs to the run that goes on, and the
+        pool, which listens, knows no other way to tell whose it is.
+        """
+        until = time.monotonic() + READ_MAX_S
+        while True:
+            fcntl.ioctl(1, termios.FIONREAD, self._pending)
+            if self._pending == NOTHING:
+                return False
+            if time.monotonic() >= until:
+                return True
+            time.sleep(0.0002)
 
     def _report(self, run: int, fraction: float | None, note: str | None) -> None:
         now = time.monotonic()
