@@ -262,7 +262,7 @@ def _connected(stream: Stream, fault_at: float) -> float:
 
 
 def _sent_at(stream: Stream, task: str) -> float:
-    return next((sent.accepted_at for sent in stream.sent if sent.id == task), 0.0)
+    return next((sent.sent_at for sent in stream.sent if sent.id == task), 0.0)
 
 
 def _lost_at(result: Any, node: str) -> bool:
