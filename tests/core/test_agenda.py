@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zkd.core.agenda import ABSENT, Agenda, Command, Fire, Forget, Note, Words, check_state
+from zkd.core.agenda import ABSENT, LOOKED_AT_ONCE, Agenda, Command, Fire, Forget, Note, Words, check_state
 from zkd.core.schedules import read, slot_name, slot_of
 from zkd.errors import BadRecord
 from zkd.records import ScheduleState
@@ -245,6 +245,22 @@ def test_many_that_are_due_together_take_turns(tree: Tree) -> None:
     tree.run(agenda)
     tree.time = NOON + 10
     assert [len(tree.turn(agenda)) for _ in range(5)] == [16, 16, 16, 2, 0]
+
+
+def test_a_new_leader_looks_at_very_many_a_part_at_a_time(tree: Tree) -> None:
+    """The next slot of a line of cron takes a while to find: of 100,000 at once, longer than a session lasts."""
+    count = 2 * LOOKED_AT_ONCE + 10
+    for number in range(count):
+        tree.write(f"s{number}", every_s=10)
+    tree.run(tree.leader())
+    agenda = tree.leader()
+    looks = 0
+    while (timer := agenda.next_timer()) is not None and timer <= tree.time:
+        assert agenda.commands(tree.time, 16) == []
+        looks += 1
+    assert looks == 3
+    tree.time = NOON + 10
+    assert len(tree.run(agenda)) == count
 
 
 def test_a_state_that_cannot_be_read_fires_nothing_of_the_past(tree: Tree) -> None:

@@ -49,6 +49,7 @@ class Runs:
         self.queue: list[tuple[int, int, TaskId]] = []
         self.slots_taken = 0
         self.wide = 0  # running tasks of more than one slot
+        self._is_starting = False
 
     @property
     def slots_used(self) -> int:
@@ -59,6 +60,15 @@ class Runs:
         heapq.heappush(self.queue, (-task.priority, held.line.czxid, held.line.id))
 
     def start_what_fits(self) -> None:
+        if self._is_starting:
+            return  # one that has expired ended as it was begun: who began it goes on, and no stack grows
+        self._is_starting = True
+        try:
+            self._start_what_fits()
+        finally:
+            self._is_starting = False
+
+    def _start_what_fits(self) -> None:
         while self.queue and not self.is_stopped:
             held = self._held.get(self.queue[0][2])
             if held is None or held.state is not State.QUEUED or held.stopped_for or held.work:
