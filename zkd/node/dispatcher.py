@@ -176,6 +176,7 @@ class Dispatcher:
         self._reading.clear()
         self._fresh.clear()
         mind = Dispatch(self._node, loss_s=self._session.timeout_s)  # that of the others is most likely the same
+        await self._catch_up(session_id, check)
         await self._load(mind)
         self.mind = mind
         errors: list[Exception] = []
@@ -194,6 +195,18 @@ class Dispatcher:
             if not isinstance(error, (Unavailable, OutcomeUnknown)):
                 raise error
         raise Unavailable(self._paths.tasks, "the connection was lost while leading")
+
+    async def _catch_up(self, session_id: int, check: Check) -> None:
+        """Read nothing older than what we wrote ourselves before the connection was lost.
+
+        The server that we came back to may lag behind, and the answer to our last write, which would have told that,
+        may be lost: then a list in assign/ reads as it was before, and what it gave out would be given out again. A
+        write is answered once the server has caught up with it.
+        """
+        try:
+            await self._session.multi([check], within=session_id)
+        except MultiFailed:
+            raise Refused from None
 
     # --- Knowing ----------------------------------------------------------------------------------------
 
@@ -223,6 +236,8 @@ class Dispatcher:
             await self._read(mind, some)
         for node, assignment in given:
             mind.assignment_found(node, assignment.incarnation, assignment.tasks, now)
+            if node == self._node:  # our executor may have read its list from a server that lagged behind
+                self._hand_over(assignment, self._fresh)
         for task_id in waiting:
             if task_id not in mind.tasks:
                 self._backlog[task_id] = None
