@@ -144,16 +144,17 @@ def forget_what_the_former_leader_gave() -> list[Patch]:
 
 @planted
 def overwrite_a_list_before_its_tasks_are_taken_back() -> list[Patch]:
-    commands = Dispatch.commands
+    begin = Dispatch.__init__
 
-    def hasty(mind: Dispatch, now: float) -> Any:
-        owed, mind._owed = mind._owed, {}
-        try:
-            return commands(mind, now)
-        finally:
-            mind._owed = {**owed, **mind._owed}
+    class Unseen(dict):  # type: ignore[type-arg]
+        def __contains__(self, _: object) -> bool:
+            return False
 
-    return [(Dispatch, "commands", hasty)]
+    def hasty(mind: Dispatch, *args: Any, **kwargs: Any) -> None:
+        begin(mind, *args, **kwargs)
+        mind._owed = Unseen()
+
+    return [(Dispatch, "__init__", hasty)]
 
 
 # --- lost answers ---------------------------------------------------------------------------------------------

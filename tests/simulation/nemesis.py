@@ -8,77 +8,19 @@ needs no marks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.ensemble import Request, Server
 from tests.simulation.loop import Machine
 from tests.simulation.network import Connection
-from tests.simulation.witness import NAMES, decoded
-from zkd.zk.server.wire import INT, Malformed, Op, Reader
+from tests.simulation.operations import decoded
+from tests.simulation.server import Request, Server
+from tests.simulation.traps import ANY_KINDS, CLIENT_KINDS, KINDS, RARE_KINDS, Trap, kind_of
+from zkd.zk.server.wire import INT, Malformed, Reader
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Cluster
     from tests.simulation.world import World
-
-KINDS = ("publish", "record", "cancelled", "assign", "take back", "leader end", "mourn", "office", "join", "candidate")
-RARE_KINDS = ("take back", "office", "join")
-CLIENT_KINDS = ("drop", "cancel")
-ANY_KINDS = ("exists", "get_data", "multi_read", "get_children2", "add_watch", "set_watches2", "heartbeat")
-
-
-@dataclass
-class Trap:
-    """A fault that waits for the next request of a kind: cut `before` or `after` its commit, or a crash of its
-    machine `leaving` (nothing was sent), `left` or `answered`."""
-
-    kind: str
-    when: str
-    machine: str = ""  # of this one only
-    times: int = 1  # the n-th of them
-    ends: str = "both"  # who learns of the cut
-
-    def is_met(self, kind: str, machine: Machine) -> bool:
-        if kind != self.kind or (self.machine and machine.name != self.machine):
-            return False
-        self.times -= 1
-        return self.times == 0
-
-
-def kind_of(world: World, ops: list[tuple[int, str, int]]) -> str:
-    """What this request is for."""
-    paths = world.paths
-    op, path, _ = ops[0]
-    if op == Op.CHECK and path == paths.epoch:
-        if len(ops) == 1:
-            return "check"
-        op, path, _ = ops[1]
-        if path.startswith(paths.assignments):
-            return "assign"
-        if path.startswith(paths.results):
-            return "mourn" if op != Op.DELETE else "reap"
-        return "take back" if op == Op.SET_DATA else "leader end"
-    if path.startswith(f"{paths.tasks}/"):
-        if op == Op.DELETE:
-            return "publish" if any(other.startswith(paths.results) for _, other, _ in ops) else "cancel"
-        if op == Op.SET_DATA:
-            return "record"
-        if op in (Op.CREATE, Op.CREATE2, Op.CREATE_TTL):
-            return "drop"
-    if op in (Op.CREATE, Op.CREATE2):
-        if path.startswith(f"{paths.results}/"):
-            return "cancelled"
-        if path.startswith(f"{paths.nodes}/"):
-            return "join"
-        if path.startswith(f"{paths.candidates}/"):
-            return "candidate"
-    if op == Op.SET_DATA:
-        if path == paths.epoch:
-            return "office"
-        if path.startswith(paths.statuses):
-            return "heartbeat"
-    return NAMES.get(op, "other")
 
 
 class Nemesis:
@@ -116,6 +58,7 @@ class Nemesis:
             (self.slow, 1),
             (self.stop, 2),
             (self.shadow, 1),
+            (self.succession, 2),
         )
         chosen = [fault for fault, weight in families for _ in range(weight)]
         theme = self.rng.sample(chosen, self.rng.randint(1, 5))
@@ -363,6 +306,34 @@ class Nemesis:
         node.leave_shadow()
         self.world.loop.after(span_s / 2, node.boot)
         self._later(span_s, machine.resume)
+
+    def succession(self) -> None:
+        """A node dies and comes back at once, and the leader dies while it gives it new work for what it held."""
+        nodes = [node for node in self.cluster.nodes if node.is_serving and node.machine is not self._leader()]
+        if not nodes:
+            return
+        node = self.rng.choice(nodes)
+        before = self.world.witness.here.get(node.name)
+        assert node.machine is not None
+        self._tell("succession", node.machine)
+        node.machine.crash()
+        self.world.loop.after(0.02, node.boot)
+        died_at = self.world.loop.now
+
+        def look() -> None:
+            here = self.world.witness.here.get(node.name)
+            if here is not None and here is not before:
+                self.world.loop.after(self.rng.uniform(0.002, 0.012), self._strike, self._kill_leader)
+            elif self.world.loop.now - died_at < 1.0:
+                self.world.loop.after(0.001, look)
+
+        look()
+
+    def _kill_leader(self) -> None:
+        leader = self._leader()
+        if leader is not None:
+            self._tell("the leader dies", leader)
+            leader.crash()
 
     # --- traps ------------------------------------------------------------------------------------------
 

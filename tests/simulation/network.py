@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from zkd.zk.server.wire import INT
 
 if TYPE_CHECKING:
-    from tests.simulation.ensemble import Server
     from tests.simulation.loop import Loop, Machine
+    from tests.simulation.server import Server
 
 LATENCY_S = (1e-4, 6e-4)
 ORDER_S = 1e-9  # between what must stay in order, since equal times are shuffled

@@ -18,10 +18,12 @@ from random import Random
 from typing import Any
 
 from tests.simulation import doubles
-from tests.simulation.ensemble import Ensemble, Entry
+from tests.simulation.ensemble import Ensemble
 from tests.simulation.loop import Loop, Machine
 from tests.simulation.network import Connection, Network
-from tests.simulation.witness import NAMES, Witness, operations
+from tests.simulation.operations import NAMES, operations
+from tests.simulation.server import Entry
+from tests.simulation.witness import Witness
 from tests.simulation.workers import Ledger
 from zkd.paths import Paths
 
@@ -176,6 +178,10 @@ class World:
                 machine.ready.clear()
                 machine.timers.clear()
             self.loop._heap.clear()
+            # Nothing of the world leads to the daemons any more: what they left unread is found now.
+            self.ensemble.on_request = None
+            self.ensemble.cut = self.on_crash = lambda _: None  # type: ignore[method-assign]
+            self.network.on_write = self.network.on_read = lambda *_: None
             self.network.connections.clear()
             self.network.dead.clear()
             gc.collect()
