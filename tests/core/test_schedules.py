@@ -188,6 +188,16 @@ def test_the_latest_is_the_last_of_those_that_come_one_by_one(timing: Timing, mo
     assert found == (slots[-1], counted)
 
 
+def test_as_many_slots_as_are_counted_are_counted_right() -> None:
+    minutely, start = Cron("* * * * *", UTC), at("2026-01-10 00:00")
+    for slots, others in (
+        (COUNTED_MAX, COUNTED_MAX - 1),
+        (COUNTED_MAX + 1, COUNTED_MAX),
+        (COUNTED_MAX + 2, COUNTED_MAX),
+    ):
+        assert latest(minutely, start, start + 60 * slots) == (start + 60 * slots, others)
+
+
 def test_years_of_missed_slots_cost_no_time() -> None:
     until = at("2026-10-25 01:15")
     for line, slot in (("* * * * *", until), ("30 2 * * *", at("2026-10-25 00:30"))):

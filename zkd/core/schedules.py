@@ -118,10 +118,10 @@ def latest(timing: Timing, after: Slot, until: float) -> tuple[Slot, int] | None
         last = int(until) // timing.seconds
         missed = last - after // timing.seconds - 1
         return None if missed < 0 else (last * timing.seconds, missed)
-    found = list(takewhile(lambda slot: slot <= until, islice(_slots(timing, after), COUNTED_MAX)))
+    found = list(takewhile(lambda slot: slot <= until, islice(_slots(timing, after), COUNTED_MAX + 1)))
     if not found:
         return None
-    if len(found) < COUNTED_MAX:
+    if len(found) <= COUNTED_MAX:
         return found[-1], len(found) - 1
     return _last(timing, found[-1], until), COUNTED_MAX
 
