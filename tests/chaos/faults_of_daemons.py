@@ -135,8 +135,7 @@ async def daemon_rolling_restart(site: Site, rng: random.Random) -> Struck:
 def workers_of(site: Site, name: str) -> list[int]:
     """The processes of a daemon that run kernels: those below its fork server."""
     below = descendants(site.daemons[name].process.pid)
-    servers = [pid for pid in below if any(True for _ in descendants(pid))]
-    return [pid for pid in below if pid not in servers and state_of(pid) not in "ZX"]
+    return [pid for pid in below if not descendants(pid) and state_of(pid) not in "ZX"]
 
 
 @fault("worker-kill", LANE, 4)
@@ -151,6 +150,22 @@ async def worker_kill(site: Site, rng: random.Random) -> Struck:
     except ProcessLookupError:
         raise Missed(f"worker {pid} of {name} was gone") from None
     return Struck(name, {"worker": pid, "state": await proven_state(pid, "ZX")})
+
+
+@fault("fork-server-kill", LANE)
+async def fork_server_kill(site: Site, rng: random.Random) -> Struck:
+    """The process that makes a daemon's workers; they die with it, and each costs its task an attempt."""
+    name = rng.choice(list(site.daemons))
+    servers = [pid for pid in descendants(site.daemons[name].process.pid) if descendants(pid)]
+    if not servers:
+        raise Missed(f"{name} has no fork server")
+    below = descendants(servers[0])
+    try:
+        os.kill(servers[0], signal.SIGKILL)
+    except ProcessLookupError:
+        raise Missed(f"the fork server of {name} was gone") from None
+    states = [await proven_state(pid, "ZX") for pid in (servers[0], *below)]
+    return Struck(name, {"pid": servers[0], "states": states})
 
 
 @fault("worker-freeze", LANE)

@@ -75,7 +75,8 @@ async def daemon_drain(site: Site, rng: random.Random) -> Struck:
     path = site.paths.node_state(name)
     try:
         await site.session.create(path, b'{"state": "draining"}')
-    except (NodeExists, ZooKeeperError) as error:
+    except ZooKeeperError as error:
+        await _surely_deleted(site, path)  # it may be there
         raise Missed(f"{name}: {error}") from None
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DRAINED_S
