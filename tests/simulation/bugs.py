@@ -142,21 +142,6 @@ def forget_what_the_former_leader_gave() -> list[Patch]:
     return [(Dispatch, "assignment_found", lambda *_, **__: None)]
 
 
-@planted
-def overwrite_a_list_before_its_tasks_are_taken_back() -> list[Patch]:
-    begin = Dispatch.__init__
-
-    class Unseen(dict):  # type: ignore[type-arg]
-        def __contains__(self, _: object) -> bool:
-            return False
-
-    def hasty(mind: Dispatch, *args: Any, **kwargs: Any) -> None:
-        begin(mind, *args, **kwargs)
-        mind._owed = Unseen()
-
-    return [(Dispatch, "__init__", hasty)]
-
-
 # --- lost answers ---------------------------------------------------------------------------------------------
 
 

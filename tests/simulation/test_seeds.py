@@ -21,6 +21,7 @@ SEEDS_MAX = 3 * SEEDS  # until every point was reached: a change of the product 
 SAME = (8, 55, 105)  # with many faults, restarts and changes of leaders
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_lost_and_nothing_happens_twice_under_faults() -> None:
     reached: Counter[str] = Counter()
     for seed in range(1, SEEDS_MAX + 1):
