@@ -30,7 +30,6 @@ from zkd.records import Assignment, Attempt
 from zkd.zk import Check, Delete, SetData, State, StateChange, multi
 from zkd.zk.connection import Connection
 from zkd.zk.link import Link
-from zkd.zk.session import Session
 from zkd.zk.watches import Watches
 
 BUGS: dict[str, Callable[[], list[Patch]]] = {}
@@ -246,12 +245,6 @@ def never_doubt_a_session() -> list[Patch]:
 @planted
 def forget_to_arm_the_watches_again() -> list[Patch]:
     return [(Watches, "rearm_bodies", lambda *_: iter(()))]
-
-
-@planted
-def trust_the_picture_after_a_reconnect() -> list[Patch]:
-    """The leader goes on as if it had heard of everything meanwhile."""
-    return [(Session, "epoch", property(lambda session: 1))]
 
 
 # --- accounts ---------------------------------------------------------------------------------------------------

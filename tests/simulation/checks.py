@@ -88,6 +88,11 @@ def _session(world: World, machine: Machine, session: Session) -> None:
 
 def unsettled(cluster: Cluster) -> str:
     """What is still on its way, in words; empty when all has settled."""
+    return undone(cluster) or unheard(cluster)
+
+
+def undone(cluster: Cluster) -> str:
+    """What the cluster has not done yet."""
     world, paths = cluster.world, cluster.world.paths
     tree = world.ensemble.tree
     for node in cluster.nodes:
@@ -113,6 +118,11 @@ def unsettled(cluster: Cluster) -> str:
     for life in world.witness.lives.values():
         if world.witness.owes_a_cancellation(life):
             return f"{life.id} was cancelled, which nobody has published"
+    return ""
+
+
+def unheard(cluster: Cluster) -> str:
+    """Who still waits to hear of what is done."""
     for submitter in (*cluster.submitters, cluster.operator):
         if not submitter.is_done:
             left = [errand.id for errand in submitter.errands if errand.told is None and not errand.said]

@@ -15,7 +15,7 @@ from tests.simulation.scenario import run
 
 SEEDS_MAX = 500
 LAST_CAUGHT = {
-    "publish-without-the-version": 50,
+    "publish-without-the-version": 89,
     "queue-into-the-next-session": 32,
     "work-on-the-list-of-a-former-life": 66,
     "take-a-lost-answer-for-a-failure": 18,
@@ -24,13 +24,12 @@ LAST_CAUGHT = {
     "drop-again-without-a-look": 109,
     "count-doubt-from-the-loss-of-the-connection": 2,
     "never-doubt-a-session": 2,
-    "trust-the-picture-after-a-reconnect": 17,
     "charge-a-drain": 33,
     "compare-the-clocks-of-two-leaders": 99,
     "never-publish-a-cancellation": 2,
-    "do-not-mourn-for-a-lost-holder": 173,
+    "do-not-mourn-for-a-lost-holder": 384,
     "publish-a-value-for-a-deleted-task": 9,
-    "lose-a-cancellation-in-a-wait": 13,
+    "lose-a-cancellation-in-a-wait": 17,
 }
 
 
