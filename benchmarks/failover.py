@@ -31,12 +31,13 @@ from benchmarks.cluster import (
     circumstances,
     entry,
     leader,
+    read,
     save,
     server_of,
     three_servers,
     until,
 )
-from benchmarks.stream import Stream
+from benchmarks.stream import LONG_S, Stream
 from tests.chaos.audit import Audit, audit
 from tests.chaos.txnlog import committed, data_dirs_of
 from zkd.zk import Session
@@ -216,6 +217,7 @@ async def node_frozen(field: Field, stream: Stream) -> Figures:
     _, node = await field.roles()
     before = await entry(field.onlooker, node.name)
     assert before is not None
+    await until(lambda: _has_just_begun(field, stream, node), f"{node.name} runs something for a while")
     began = time.monotonic()
     node.pause()
     await asyncio.sleep(2 * TIMEOUT_S)
@@ -284,6 +286,15 @@ def _longest_wait(stream: Stream, fault_at: float) -> float:
         if sent.result is not None and sent.ended_at > fault_at
     ]
     return max(waits)
+
+
+async def _has_just_begun(field: Field, stream: Stream, node: Node) -> bool:
+    """Whether it runs a task that will end while it is frozen."""
+    assignment = await read(field.onlooker, PATHS.assignment(node.name)) or {"tasks": []}
+    long = {sent.id for sent in stream.sent if sent.seconds == LONG_S}
+    held = {line[0] for line in assignment["tasks"]} & long
+    now = time.monotonic()
+    return any(run.task in held and run.ended is None and now - run.began < LONG_S / 2 for run in stream.runs())
 
 
 async def _is_gone(field: Field, node: Node) -> bool:

@@ -31,6 +31,7 @@ class Sent:
     """One task of the stream."""
 
     id: str = ""
+    seconds: float = 0.0
     sent_at: float = field(default_factory=time.monotonic)
     accepted_at: float = 0.0
     ended_at: float = 0.0
@@ -93,7 +94,7 @@ class Stream:
                 await asyncio.sleep(0.5 / max(1.0, self._rate))
 
     async def _one(self, seconds: float) -> None:
-        sent = Sent()
+        sent = Sent(seconds=seconds)
         self.sent.append(sent)
         handle = await self.client.options(ttl_s=KEPT_S).submit("traced", str(self.trace), seconds)
         sent.id, sent.accepted_at = handle.id, time.monotonic()
