@@ -26,6 +26,7 @@ from zkd.zk import Check, Delete, Session
 ROUND_S = 10.0
 # A list of 250,000 names keeps the loop busy for 0.2 s: then rounds are further apart.
 ROUND_SHARE = 1 / 50
+ROUND_MAX_S = 30.0  # a busy machine makes a short list take long, too
 SLICE = 5_000  # names looked at in one turn of the loop
 DELETE_AT_ONCE = 100
 READ_AT_ONCE = 25
@@ -83,7 +84,7 @@ class Reaper:
                 pass  # the next round will do
             except ZooKeeperError as error:
                 self._log.info("reaper.interrupted", error=str(error))
-            await asyncio.sleep(max(ROUND_S, (loop.time() - began) / ROUND_SHARE))
+            await asyncio.sleep(max(ROUND_S, min(ROUND_MAX_S, (loop.time() - began) / ROUND_SHARE)))
 
     async def _round(
         self, check: Check, ended: Mapping[TaskId, float | None], is_wanted: Callable[[TaskId], bool]
