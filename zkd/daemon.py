@@ -191,6 +191,7 @@ class Daemon:
             self._fetch,
             lambda: self.settings.tasks.timeout_s,
             lambda: self._address,
+            self.membership.refresh,
         )
         self.election = Election(session, paths, name, clock, self._log, lambda: self.settings.tasks.queue_max)
         self.dispatcher = Dispatcher(session, paths, name, endings, clock, self._log, self.executor.feed, self._room)
@@ -321,6 +322,7 @@ class Daemon:
             version=self._version,
             draining=self.phase is Phase.STOPPING or self._state == "draining",
             kernels=self._kernels,
+            missed=list(self.executor.missed),
         )
 
     def _status(self) -> NodeStatus | None:

@@ -158,6 +158,7 @@ class Node(Struct, frozen=True, omit_defaults=True):
     protocol: int = 1
     draining: bool = False
     kernels: list[str] = []
+    missed: list[tuple[int, int]] = []  # versions of assign/<node> that it has read, and those that it read next
 
 
 class Running(Struct, frozen=True, omit_defaults=True):

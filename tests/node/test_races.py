@@ -300,3 +300,28 @@ async def test_what_comes_does_not_wait_until_a_new_leader_has_read_all_there_wa
         await asyncio.sleep(0.01)
     assert order.index(probe) < 700
     assert set(order) == {*names, probe}
+
+
+async def test_a_task_that_is_given_and_cancelled_while_its_node_does_not_look_has_a_result(
+    embedded: EmbeddedServer, cut_site: Site
+) -> None:
+    """The node finds a list as if nothing had been, and the leader a holder that lives."""
+    await cut_site.node("a", slots=1)
+    other = await cut_site.node("b", slots=1)
+    user, assignment = cut_site.user, cut_site.user.paths.assignment("b")
+    assert (await user.do("nap", 0, node="b")).status == "done"
+
+    async def stands(task_id: str) -> bool:
+        return task_id.encode() in (await user.session.get(assignment)).data
+
+    async def stands_not(task_id: str) -> bool:
+        return not await stands(task_id)
+
+    embedded.partition(other.session.session_id)
+    given = await user.drop({"kernel": "nap", "args": [0], "node": "b"})
+    await until(lambda: stands(given), 2.0, "it is given to b")
+    assert await user.cancel(given)
+    await until(lambda: stands_not(given), 2.0, "it is taken out again")
+    embedded.heal()
+    assert (await user.result(given)).status == "cancelled"
+    assert (await user.do("nap", 0, node="b")).status == "done"

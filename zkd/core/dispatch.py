@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -244,7 +244,7 @@ class Dispatch:
             known.pace.at = now
             self._learn(known)
         elif known.record != record:
-            is_other = msgspec.structs.replace(record, draining=known.record.draining) != known.record
+            is_other = _demanded(record) != _demanded(known.record)
             known.record = record
             if is_other:
                 self._catalogue.left(known.kernels)
@@ -260,6 +260,18 @@ class Dispatch:
             self._is_unsorted = True
         elif is_new:
             self.queues.clear()
+
+    def not_seen(self, node: NodeId, tasks: Container[TaskId]) -> None:
+        """The node was given these, and they went before it looked: it knows nothing of them."""
+        member = self.members.get(node)
+        for _, mourn in [] if member is None else member.ended:
+            if mourn.id in tasks:
+                self._mourn(mourn)
+
+    def linger(self, node: NodeId, now: float) -> None:
+        """Lines that stand in the list of this node beyond their time are to be taken out before long."""
+        if node in self.members:
+            self._trim(self.members[node], now)
 
     def node_lost(self, node: NodeId, now: float) -> None:
         """The node's session is over. What it held runs again elsewhere, if its budget allows."""
@@ -703,6 +715,11 @@ class Dispatch:
             yield f"submitters hold {dict(counted)}, and are said to hold {self.queues.submitters.held()}"
         if any(self.limits.held(kernel) != count for kernel, count in running.items()):
             yield f"of kernels are held {dict(running)}, which the limits do not know"
+
+
+def _demanded(record: Node) -> Node:
+    """What of it tells who suits whom."""
+    return msgspec.structs.replace(record, draining=False, missed=[])
 
 
 def backoff_s(charged: int) -> float:

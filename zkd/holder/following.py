@@ -12,6 +12,7 @@ from collections.abc import Callable
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
+from zkd.core.lists import LINGER_S
 from zkd.errors import (
     AuthFailed,
     BadRecord,
@@ -39,25 +40,48 @@ class Following:
         take: Callable[[Assignment], None],
         has_joined: Callable[[], bool],
         session_over: Callable[[], None],
+        missed: Callable[[int, int], None],
     ) -> None:
+        """`missed`: this version was read, and next that one; the lines that stood only in between are not known."""
         self._session = session
         self._path = path
         self._log = log
         self._take = take
         self._has_joined = has_joined
         self._session_over = session_over
+        self._missed = missed
+        self._last: tuple[int, float] | None = None  # the version that was read, and when that was asked for
         self._wake = asyncio.Event()
         self._connection = 0  # the one on which we have read
-        self.is_fed = False  # our own dispatcher leads and hands us our share directly
+        self._is_fed = False
 
     def wake(self) -> None:
         """Something may have changed."""
         self._wake.set()
 
+    @property
+    def is_fed(self) -> bool:
+        """Whether our own dispatcher leads and hands us our share directly."""
+        return self._is_fed
+
+    @is_fed.setter
+    def is_fed(self, is_fed: bool) -> None:
+        self._is_fed = is_fed
+        self._last = None
+
+    async def _read(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        found = await self._session.get(self._path)
+        self._take(codec.decode(found.data, Assignment))
+        version, last = found.stat.version, self._last
+        self._last = (version, asked_at)
+        # Lines linger for a while, so who looks often enough has seen each.
+        if last is not None and version > last[0] + 1 and asyncio.get_running_loop().time() - last[1] > LINGER_S:
+            self._missed(last[0], version)
+
     async def read_once(self) -> None:
         try:
-            found = await self._session.get(self._path)
-            self._take(codec.decode(found.data, Assignment))
+            await self._read()
         except (ZooKeeperError, BadRecord) as error:
             self._log.info("assignment.not_read", error=str(error))
 
@@ -80,8 +104,7 @@ class Following:
                     if self.is_fed and not is_new_connection:
                         continue
                     self._connection = self._session.epoch
-                    found = await self._session.get(self._path)
-                    self._take(codec.decode(found.data, Assignment))
+                    await self._read()
                 except NoNode:
                     continue  # the leader makes it when it has something for us
                 except BadRecord as error:

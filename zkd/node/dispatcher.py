@@ -24,6 +24,7 @@ from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
 from zkd.core.commands import Assign, End, Look, Mourn, Refuse, TakeBack
 from zkd.core.dispatch import Dispatch
+from zkd.core.lists import Lists
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
     AuthFailed,
@@ -104,6 +105,7 @@ class Dispatcher:
         self._read_at_once = READ_AT_ONCE_FIRST
         self._has_progress = False  # a task has ended since we looked last
         self._fresh: OrderedDict[TaskId, Fresh] = OrderedDict()
+        self._lists = Lists()
         self.mind: Dispatch | None = None
         self._last: tuple[int, Dispatch] | None = None  # our last reign's epoch, and the picture at its end
 
@@ -175,6 +177,7 @@ class Dispatcher:
         self._backlog.clear()
         self._reading.clear()
         self._fresh.clear()
+        self._lists = Lists()
         mind = Dispatch(self._node, loss_s=self._session.timeout_s)  # that of the others is most likely the same
         await self._catch_up(session_id, check)
         await self._load(mind)
@@ -289,6 +292,7 @@ class Dispatcher:
                     node = leaf(path)
                     self._log.info("node.lost", lost=node)
                     mind.node_lost(node, now)
+                    self._lists.forget(node)
                 elif path.startswith(f"{self._paths.node_states}/"):
                     mind.node_state(leaf(path), "active")
                 elif path.startswith(f"{self._paths.limits}/"):
@@ -330,7 +334,15 @@ class Dispatcher:
             return
         if node not in mind.members or mind.members[node].record.incarnation != record.incarnation:
             self._log.info("node.seen", seen=node, slots=record.slots, incarnation=record.incarnation)
+            self._lists.forget(node)
+        known = mind.members.get(node)
+        told = known.record.missed if known is not None and known.record.incarnation == record.incarnation else []
         mind.node_here(record, now)
+        for read, then in record.missed:
+            if (read, then) not in told:
+                unseen = self._lists.unseen(node, read, then)
+                self._log.info("node.missed_lists", by=node, read=read, then=then, tasks=len(unseen))
+                mind.not_seen(node, unseen)
 
     def _node_state(self, mind: Dispatch, node: NodeId, data: bytes) -> None:
         try:
@@ -468,7 +480,7 @@ class Dispatcher:
                 group.create_task(self._refuse(mind, some, session_id, check))
             if assigns:
                 began = self._now()
-                await self._assign(assigns, session_id, epoch, check)
+                await self._assign(mind, assigns, session_id, epoch, check)
                 mind.assigned(self._now() - began)
             now = self._now()
             if self._has_progress:
@@ -494,14 +506,25 @@ class Dispatcher:
             except TimeoutError:
                 continue
 
-    async def _assign(self, assigns: list[Assign], session_id: int, epoch: int, check: Check) -> None:
+    async def _assign(self, mind: Dispatch, assigns: list[Assign], session_id: int, epoch: int, check: Check) -> None:
         paths = self._paths
-        lists = {assign.node: Assignment(epoch, assign.incarnation, assign.tasks) for assign in assigns}
+        lists: dict[NodeId, Assignment] = {}
+        for assign in assigns:
+            tasks = assign.tasks
+            if assign.node != self._node:  # which is handed every list
+                lingering = self._lists.lingering(assign.node, tasks, mind.tasks, self._now())
+                if lingering:
+                    tasks = [*tasks, *lingering]
+                    mind.linger(assign.node, self._now())
+            lists[assign.node] = Assignment(epoch, assign.incarnation, tasks)
         writes = [SetData(paths.assignment(node), codec.encode(what), -1) for node, what in lists.items()]
         mine = paths.assignment(self._node)
         for some in packets(writes):
-            while not await self._write_lists(some, session_id, check):
+            while (stats := await self._write_lists(some, session_id, check)) is None:
                 continue  # one that was missing is there again
+            now = self._now()
+            for write, stat in zip(some, stats, strict=True):
+                self._lists.wrote(leaf(write.path), stat.version, lists[leaf(write.path)].tasks, now)
             if any(write.path == mine for write in some):  # at once: if the next packet fails, nobody else tells it
                 self._hand_over(lists[self._node], self._fresh)
         for assign in assigns:
@@ -509,11 +532,11 @@ class Dispatcher:
                 for assigned in assign.tasks:
                     self._fresh.pop(assigned.id, None)
 
-    async def _write_lists(self, some: list[SetData], session_id: int, check: Check) -> bool:
-        """Write these in one transaction. False: somebody had removed one, which has been made again."""
+    async def _write_lists(self, some: list[SetData], session_id: int, check: Check) -> list[Stat] | None:
+        """Write these in one transaction. None: somebody had removed one, which has been made again."""
         try:
-            await self._session.multi([check, *some], within=session_id)
-            return True
+            done = await self._session.multi([check, *some], within=session_id)
+            return [stat for stat in done if isinstance(stat, Stat)]
         except MultiFailed as refusal:
             if refusal.index == 0:
                 raise Refused from None
@@ -522,7 +545,7 @@ class Dispatcher:
             gone = some[refusal.index - 1]
         await ensure_path(self._session, gone.path)
         self._log.warning("assignment.mended", path=gone.path)
-        return False
+        return None
 
     async def _end(self, mind: Dispatch, end: End, session_id: int, check: Check) -> None:
         result = Result(

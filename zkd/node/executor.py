@@ -14,6 +14,7 @@ is killed, what is finished is thrown away. While the connection is merely gone,
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
@@ -47,6 +48,7 @@ STOP_S = 5.0  # for what was told to stop: SIGTERM, grace, SIGKILL, and a write
 READ_AT_ONCE_FIRST = 16  # tasks may be 512 KiB each,
 READ_AT_ONCE = 100  # and mostly are not
 REPLY_BYTES = 2_000_000
+MISSED_MAX = 8  # told at once; the leader has most likely heard of older ones
 
 
 class Executor:
@@ -64,7 +66,9 @@ class Executor:
         fetch: Callable[[BlobRef], Awaitable[str]],
         timeout_s: Callable[[], float],
         address: Callable[[], str | None],
+        told: Callable[[], None] = lambda: None,
     ) -> None:
+        """`told`: what our entry in nodes/ should say, of `missed` lists, has changed."""
         self._session = session
         self._paths = paths
         self._endings = endings
@@ -90,7 +94,10 @@ class Executor:
             take=lambda assignment: self._take(assignment, {}),
             has_joined=lambda: self._incarnation is not None,
             session_over=self.left,
+            missed=self._missed,
         )
+        self._told = told
+        self.missed: deque[tuple[int, int]] = deque(maxlen=MISSED_MAX)
         self._held: dict[TaskId, Held] = {}
         self._wanted: dict[TaskId, Assigned] = {}  # the lines of the last assignment
         self._done: dict[TaskId, Assigned] = {}  # lines that still stand in assign/ although we are through with them
@@ -131,6 +138,7 @@ class Executor:
         self._incarnation = self._runs.incarnation = self._settling.incarnation = incarnation
         self._session_id = self._settling.session_id = session_id
         self._done.clear()
+        self.missed.clear()
         self._following.wake()
 
     def left(self) -> None:
@@ -143,6 +151,11 @@ class Executor:
         """Our share, from the dispatcher in this very process, which has just written it to assign/."""
         self._following.is_fed = True
         self._take(assignment, fresh)
+
+    def _missed(self, read: int, then: int) -> None:
+        """Lists came and went while we did not look. Our entry says so, and the leader mourns what we cannot."""
+        self.missed.append((read, then))
+        self._told()
 
     def unfed(self) -> None:
         """Our own dispatcher leads no longer; from here on assign/<node> is to be read."""
