@@ -135,3 +135,15 @@ def test_very_many_different_needs_cost_a_turn_little(monkeypatch: pytest.Monkey
         mind.task_gone(f"runs{turn}", turn / 10)
         mind.commands(turn / 10)
     assert looks < 10_000  # each of these a few times would be as many in one turn
+
+
+def test_what_was_overlooked_is_found_when_the_leader_looks_again() -> None:
+    mind = cluster(node("a", 1))
+    drop(mind, "t", 1)
+    mind.queues._awake.clear()  # as no bug should
+    assert list(mind.check()) != []
+    assert mind.commands(0.0) == []
+    mind.look_again()
+    mind.commands(1.0)
+    assert list(mind.check()) == []
+    assert mind.tasks["t"].phase is Phase.ASSIGNED

@@ -268,6 +268,10 @@ class Dispatch:
             if mourn.id in tasks:
                 self._mourn(mourn)
 
+    def look_again(self) -> None:
+        """Weigh all that waits anew. Nothing should be overlooked; should it be, it is not for ever."""
+        self._is_unsorted = True
+
     def linger(self, node: NodeId, now: float) -> None:
         """Lines that stand in the list of this node beyond their time are to be taken out before long."""
         if node in self.members:

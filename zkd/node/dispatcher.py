@@ -48,7 +48,7 @@ READS_IN_FLIGHT = 8  # a read waits behind the writes of its session: with two, 
 READ_AT_ONCE_FIRST = 16  # until their size is known: a reply has no limit at the server
 REPLY_BYTES = 2_000_000
 # A change of state is told at once; this is for what a watch missed, and costs one list of children.
-RECONCILE_S = 60.0
+RECONCILE_S = 20.0
 # Sooner when tasks wait and none has ended for so long, and twice as late each time that finds nothing: the ends of
 # tasks that were hidden since they were given out are among what is missed, and a slot is taken by each.
 STALLED_S = 1.0
@@ -493,6 +493,8 @@ class Dispatcher:
                 if await self._reconcile(mind):
                     stalled_s = STALLED_S
                 elif mind.has_waiting:
+                    if progress_at <= now - STALLED_S:
+                        mind.look_again()
                     stalled_s = min(RECONCILE_S, 2 * stalled_s)
                 reconciled_at = self._now()
                 continue
