@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from tests.node.conftest import Site
 from tests.node.submitter import Submitter, until
+from zkd import codec
 from zkd.daemon import Daemon
 from zkd.errors import NoNode, NotEmpty
 from zkd.paths import Paths
-from zkd.records import TASK_BYTES_MAX
-from zkd.zk import Acl, Batch, Create, Perms
+from zkd.records import TASK_BYTES_MAX, Assigned, Assignment
+from zkd.zk import Acl, Batch, Create, Perms, Session, Znode
 
 READ_ONLY = [Acl(Perms.READ, "world", "anyone")]
 
@@ -184,3 +187,40 @@ async def test_an_id_as_large_as_a_packet_that_comes_and_goes_brings_nobody_down
     await asyncio.gather(site.user.session.create(path), site.user.session.delete(path, -1))
     assert (await site.user.do("nap", 0)).status == "done"
     assert daemon.phase.value == "serving"
+
+
+async def test_a_server_that_missed_a_deletion_keeps_no_node_from_work(
+    cut_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader reads a task that is long gone, and cannot take it back from a node that came anew.
+
+    Seen with ZooKeeper 3.8.0: a server that rejoined had skipped seven transactions that the others had applied.
+    """
+    paths = cut_site.user.paths
+    ghost = paths.task("ghost")
+    stat = (await cut_site.user.session.get("/")).stat._replace(czxid=7, version=0)
+    children_stat, get, get_many = Session.children_stat, Session.get, Session.get_many
+
+    async def haunted_children(self: Session, path: str, *args: Any, **kwargs: Any) -> Any:
+        names, stat = await children_stat(self, path, *args, **kwargs)
+        return [*names, *(["ghost"] if path == paths.tasks else [])], stat
+
+    async def haunted_get(self: Session, path: str, *args: Any, **kwargs: Any) -> Any:
+        return Znode(b'{"kernel":"echo"}', stat) if path == ghost else await get(self, path, *args, **kwargs)
+
+    async def haunted_get_many(self: Session, some: Sequence[str]) -> Any:
+        found = await get_many(self, some)
+        return [
+            Znode(b'{"kernel":"echo"}', stat) if path == ghost else got for path, got in zip(some, found, strict=True)
+        ]
+
+    async with Daemon(cut_site.settings("a")):
+        pass  # makes the tree
+    left_behind = Assignment(1, "of a former life", [Assigned("ghost", 7, 0, 1)])
+    await cut_site.user.session.set(paths.assignment("a"), codec.encode(left_behind), -1)
+    monkeypatch.setattr(Session, "children_stat", haunted_children)
+    monkeypatch.setattr(Session, "get", haunted_get)
+    monkeypatch.setattr(Session, "get_many", haunted_get_many)
+    await cut_site.node("a")
+    async with asyncio.timeout(10.0):
+        assert (await cut_site.user.do("echo", 1)).status == "done"

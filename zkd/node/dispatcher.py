@@ -105,6 +105,9 @@ class Dispatcher:
         self._read_at_once = READ_AT_ONCE_FIRST
         self._has_progress = False  # a task has ended since we looked last
         self._fresh: OrderedDict[TaskId, Fresh] = OrderedDict()
+        # Lives that a write found gone. A write is answered by the ensemble, a read by one server, which may have missed
+        # the deletion for good (3.8.0 does after some crashes): where the two differ, the write is right.
+        self._ghosts: set[int] = set()
         self._lists = Lists()
         self.mind: Dispatch | None = None
         self._last: tuple[int, Dispatch] | None = None  # our last reign's epoch, and the picture at its end
@@ -403,6 +406,8 @@ class Dispatcher:
                     mind.task_unreadable(task_id, stat.czxid, stat.version, "its ACL does not let zkd read it", now)
             elif isinstance(got, ZooKeeperError):
                 raise got
+            elif got.stat.czxid in self._ghosts:
+                self._log.error("task.ghost", id=task_id, server=self._session.server, because="this server missed it")
             else:
                 if task_id in mind.ended and await self._is_answered(task_id, got.stat):
                     del self._reading[task_id]
@@ -664,6 +669,10 @@ class Dispatcher:
             self._log.info("task.taken_back", id=command.id, lost=command.attempt.node)
         elif ending is Ending.STUCK:
             mind.task_unwritable(command.id, command.version)
+            self._wake.set()
+        elif ending is Ending.GONE:
+            self._ghosts.add(found.stat.czxid)
+            mind.task_gone(command.id, self._now())
             self._wake.set()
 
     async def _mourn_many(
