@@ -23,6 +23,7 @@ LAYERS = [
     {
         "errors",
         "records",
+        "manifests",
         "paths",
         "codec",
         "arrays",
@@ -35,7 +36,7 @@ LAYERS = [
         "schemas",
     },
     # Decides and computes; no I/O.
-    {"core", "kernels", "models"},
+    {"core", "kernels", "models", "tables"},
     # Each the only one who touches: processes, files, ZooKeeper, the network.
     {"workers", "store", "zk", "net"},
     # The transactions that change a task's outcome, shared by its holder and the leader.
@@ -59,6 +60,7 @@ ONLY = {
         "zkd/arrays",
         "zkd/kernels/",
         "zkd/models/",
+        "zkd/tables/",
         "zkd/client/outcomes.py",
         "zkd/client/uploads.py",
         "zkd/workers/engine.py",

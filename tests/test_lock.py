@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ PACKAGES = {(package["name"], package["version"]): package for package in LOCK["
 REQUIREMENT = re.compile(r"^([a-z0-9-]+)==(\S+)((?: ;[^\\\n]*)?)((?: \\\n    --hash=\S+)+)$", re.MULTILINE)
 
 
-def specifier(requirement: dict[str, str]) -> str:
-    return f"{requirement['name']}{requirement.get('specifier', '')}"
+def specifier(requirement: dict[str, Any]) -> str:
+    extras = f"[{','.join(requirement['extras'])}]" if "extras" in requirement else ""
+    return f"{requirement['name']}{extras}{requirement.get('specifier', '')}"
 
 
 def test_the_lock_knows_the_dependencies_of_the_project() -> None:

@@ -268,6 +268,22 @@ class ResultLost(ZkdError):
     """The result's blob cannot be fetched: the nodes that hold it are gone, or its bytes are damaged."""
 
 
+class DatasetNotFound(ZkdError, LookupError):
+    """There is no dataset of this name, or it has no such version, column, part or key."""
+
+
+class DatasetExists(ZkdError):
+    """There is a dataset of this name already, or somebody else has made its next version meanwhile."""
+
+
+class DataUnavailable(ZkdError):
+    """No node that is here has these bytes, or too few nodes took a copy. Nothing was changed."""
+
+
+class DataDamaged(ZkdError):
+    """Bytes that are not what their digest says, or a file that is not what its manifest says."""
+
+
 def by_code(classes: Sequence[type[ZooKeeperError]]) -> dict[int, type[ZooKeeperError]]:
     return {cls.code: cls for cls in classes if cls.code is not None}
 

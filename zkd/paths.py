@@ -15,6 +15,12 @@
 <root>/control/limits/<kernel> how much of a kernel's work the cluster takes on, as operators set it
 <root>/control/protocol        version of this protocol
 <root>/control/token           who knows it may send data to nodes
+<root>/control/ring            the nodes that keep data; written by the leader only
+<root>/datasets/<name>         the current version of a dataset
+<root>/datasets/<name>/versions/<n>     manifests, immutable
+<root>/datasets/<name>/chunks/<digest>  the segments of some parts, shared by manifests
+<root>/datasets/<name>/writers/<id>     ephemeral: somebody is sending segments that no manifest lists yet
+<root>/holdings/<name>/<node>  the parts that lie on a node, as it says
 """
 
 from __future__ import annotations
@@ -59,6 +65,9 @@ class Paths:
         self.limits = f"{root}/control/limits"
         self.token = f"{root}/control/token"
         self.protocol = f"{root}/control/protocol"
+        self.ring = f"{root}/control/ring"
+        self.datasets = f"{root}/datasets"
+        self.holdings = f"{root}/holdings"
 
     def skeleton(self) -> list[str]:
         """The persistent directories, parents first, that every daemon makes sure of."""
@@ -78,6 +87,8 @@ class Paths:
             self.candidates,
             self.node_states,
             self.limits,
+            self.datasets,
+            self.holdings,
         ]
 
     def task(self, task: TaskId) -> str:
@@ -109,6 +120,27 @@ class Paths:
 
     def schedule_state(self, name: str) -> str:
         return f"{self.schedule_states}/{name}"
+
+    def dataset(self, name: str) -> str:
+        return f"{self.datasets}/{name}"
+
+    def versions(self, name: str) -> str:
+        return f"{self.datasets}/{name}/versions"
+
+    def version(self, name: str, version: int) -> str:
+        return f"{self.datasets}/{name}/versions/{version}"
+
+    def chunks(self, name: str) -> str:
+        return f"{self.datasets}/{name}/chunks"
+
+    def chunk(self, name: str, digest: str) -> str:
+        return f"{self.datasets}/{name}/chunks/{digest}"
+
+    def writers(self, name: str) -> str:
+        return f"{self.datasets}/{name}/writers"
+
+    def holding(self, name: str, node: NodeId) -> str:
+        return f"{self.holdings}/{name}/{node}"
 
     def candidate(self, node: NodeId) -> str:
         """The prefix of a sequential candidate znode; the server appends ten digits."""

@@ -64,8 +64,10 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     slots: Annotated[int, Meta(ge=1, le=4096)] = 1
     memory: Annotated[int, Meta(ge=1)] | None = None  # bytes that an attempt may allocate
     speculative: bool = False  # a second copy may run beside one that is late; the first to end counts
-    dataset: Text | None = None  # run where this dataset's partition is
-    partition: Annotated[int, Meta(ge=0)] | None = None
+    dataset: Text | None = None  # NAME or NAME@VERSION: run where this dataset's parts are, once for each
+    partition: Annotated[int, Meta(ge=0)] | None = None  # for this part only
+    columns: Annotated[list[Text], Meta(max_length=1000)] = []  # of the dataset: arrays that come before `args`
+    combine: Text | None = None  # the kernel that makes one value of the list of all parts' values
     ttl_s: PositiveSeconds | None = None  # how long the result is kept
     traceparent: Annotated[str, Meta(max_length=128)] | None = None  # W3C trace context, echoed in the result
     attempts: list[Attempt] = []  # written by zkd
@@ -157,6 +159,8 @@ class Node(Struct, frozen=True, omit_defaults=True):
     version: str = ""
     protocol: int = 1
     draining: bool = False
+    weight: float = 1.0  # how much data it keeps, beside others; 0 is none
+    data: str | None = None  # where its segments lie, for programs on the same host
     kernels: list[str] = []
     missed: list[tuple[int, int]] = []  # versions of assign/<node> that it has read, and those that it read next
 

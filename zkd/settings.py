@@ -171,6 +171,18 @@ class Tasks(Struct, frozen=True, kw_only=True):
     results_bytes_max: Annotated[int, Meta(ge=1), _check(_size), LIVE] = 256 * 2**20
 
 
+class Data(Struct, frozen=True, kw_only=True):
+    """`[data]`: the parts of datasets that this node keeps."""
+
+    weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0  # its share beside other nodes'; 0: it keeps none
+    # A lost node's parts are copied elsewhere after this long, by the settings of the node that leads. A restart
+    # should take less.
+    grace_s: Annotated[Seconds, LIVE] = 60.0
+    # Bytes a second that this node fetches to mend or move copies, and reads to look for rotten ones.
+    repair_bytes_s: Annotated[int, Meta(ge=2**10), _check(_size), LIVE] = 100 * 2**20
+    scrub_bytes_s: Annotated[int, Meta(ge=2**10), _check(_size), LIVE] = 20 * 2**20
+
+
 class Log(Struct, frozen=True, kw_only=True):
     """`[log]`: what the daemon tells, on stderr."""
 
@@ -185,6 +197,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     node: Node = field(default_factory=Node)
     workers: Workers = field(default_factory=Workers)
     tasks: Tasks = field(default_factory=Tasks)
+    data: Data = field(default_factory=Data)
     log: Log = field(default_factory=Log)
 
 

@@ -105,8 +105,8 @@ class Dispatcher:
         self._read_at_once = READ_AT_ONCE_FIRST
         self._has_progress = False  # a task has ended since we looked last
         self._fresh: OrderedDict[TaskId, Fresh] = OrderedDict()
-        # Lives that a write found gone. A write is answered by the ensemble, a read by one server, which may have missed
-        # the deletion for good (3.8.0 does after some crashes): where the two differ, the write is right.
+        # Lives that a write found gone. A write is answered by the ensemble, a read by one server, which may have
+        # missed the deletion for good (3.8.0 does after some crashes): where the two differ, the write is right.
         self._ghosts: set[int] = set()
         self._lists = Lists()
         self.mind: Dispatch | None = None
