@@ -3,17 +3,22 @@
     python -m benchmarks.tasks --against dask,celery,kazoo,ray [-n 3000] [--rounds 7] [--plot out/tasks.png]
 
 Contenders take turns, in reversed order every other round, so that a machine whose speed drifts drifts for
-all. Printed are medians, the range, and the ratio of zkd's median to each other's.
+all. Each turn is a process of its own that starts the contender, warms it up, measures it and ends it: what another
+leaves running, Ray's dozen processes above all, would cost it up to half of its rate. Printed are medians, the range,
+and the ratio of zkd's median to each other's.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.contenders import CONTENDERS, Contender, cpu_s, memory_mb
 
@@ -34,9 +39,20 @@ class Figures:
         self.parts: dict[str, list[float]] = {}  # a task
         self.memory_mb = 0.0
 
+    def add(self, turn: dict[str, Any]) -> None:
+        """What another process has measured of it."""
+        for name, found in turn.items():
+            if name == "memory_mb":
+                self.memory_mb = max(self.memory_mb, found)
+            elif name == "parts":
+                for part, used in found.items():
+                    self.parts.setdefault(part, []).extend(used)
+            else:
+                getattr(self, name).extend(found)
+
 
 def measure(contender: Contender, n: int, figures: Figures) -> None:
-    pids = [*contender.pids(), os.getpid()]  # the others below this process stand idle meanwhile
+    pids = [*contender.pids(), os.getpid()]
     parts = getattr(contender, "parts", dict)
     before, parts_before = cpu_s(pids), parts()
     start = time.perf_counter()
@@ -85,20 +101,30 @@ def measure_forgetting(zkd: Contender, n: int, figures: Figures) -> None:
     figures.parts["all of them, to forget the result later"] = [(used(FORGOTTEN_S) - idle) / n * 1e6]
 
 
-def run(names: list[str], n: int, rounds: int, kazoo_n: int, warm_up_s: float) -> dict[str, Figures]:
+def turn(name: str, n: int, times: int, warm_up_s: float) -> Figures:
+    """One contender from its start to its end, measured so many times."""
+    figures = Figures()
+    with CONTENDERS[name]() as contender:
+        figures.memory_mb = memory_mb(contender.pids())
+        warm_up(contender, n, warm_up_s)
+        for _ in range(times):
+            # What was before has left things behind, such as results to forget: not this one's cost.
+            time.sleep(PAUSE_S)
+            measure(contender, n, figures)
+        if name == "zkd":
+            measure_forgetting(contender, 3 * n, figures)
+    return figures
+
+
+def run(names: list[str], options: argparse.Namespace) -> dict[str, Figures]:
     figures = {name: Figures() for name in names}
-    with contextlib.ExitStack() as stack:
-        contenders = {}
-        for name in names:
-            contenders[name] = stack.enter_context(CONTENDERS[name]())
-            figures[name].memory_mb = memory_mb(contenders[name].pids())
-            warm_up(contenders[name], kazoo_n if name == "kazoo" else n, warm_up_s)
-        for number in range(rounds):
-            for name in names if number % 2 == 0 else reversed(names):
-                # What the turn before has left behind, such as results to forget, is not this one's cost.
-                time.sleep(PAUSE_S)
-                measure(contenders[name], kazoo_n if name == "kazoo" else n, figures[name])
-        measure_forgetting(contenders["zkd"], 3 * n, figures["zkd"])
+    for number in range(options.rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            n = options.kazoo_n if name == "kazoo" else options.n
+            command = [sys.executable, "-m", "benchmarks.tasks", "--turn", name, "-n", str(n)]
+            command += ["--times", str(options.times), "--warm-up", str(options.warm_up)]
+            told = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+            figures[name].add(json.loads(told.splitlines()[-1]))
     return figures
 
 
@@ -154,12 +180,17 @@ def main() -> None:
     parser.add_argument("--against", default="dask,celery,kazoo", help=f"comma-separated, of {', '.join(CONTENDERS)}")
     parser.add_argument("-n", type=int, default=3000, help="tasks a round")
     parser.add_argument("--kazoo-n", type=int, default=200, help="tasks a round for the kazoo queue, which is slow")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--times", type=int, default=3, help="that each is measured in a turn")
     parser.add_argument("--warm-up", type=float, default=10.0, metavar="SECONDS", help="of each, not counted")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--turn", choices=CONTENDERS, help="one turn of one of them, told as JSON")
     options = parser.parse_args()
+    if options.turn:
+        print(json.dumps(vars(turn(options.turn, options.n, options.times, options.warm_up))))
+        return
     names = ["zkd", *(name for name in options.against.split(",") if name)]
-    figures = run(names, options.n, options.rounds, options.kazoo_n, options.warm_up)
+    figures = run(names, options)
     print(table(figures))
     if options.plot:
         plot(figures, options.plot)
