@@ -175,17 +175,15 @@ async def node_killed(field: Field, stream: Stream) -> Figures:
 
 async def leader_stopped(field: Field, stream: Stream) -> Figures:
     """SIGTERM to the daemon that leads."""
-    node, _ = await field.roles()
-    began = time.monotonic()
-    node.signal(signal.SIGTERM)
-    assert await asyncio.to_thread(node.wait, 30.0) == 0
-    await stream.flows(began)
-    return {"gap in results": stream.gap_s(began), "longest wait of a task": _longest_wait(stream, began)}
+    return await _stopped(stream, (await field.roles())[0])
 
 
 async def node_stopped(field: Field, stream: Stream) -> Figures:
     """SIGTERM to a daemon that does not lead."""
-    _, node = await field.roles()
+    return await _stopped(stream, (await field.roles())[1])
+
+
+async def _stopped(stream: Stream, node: Node) -> Figures:
     began = time.monotonic()
     node.signal(signal.SIGTERM)
     assert await asyncio.to_thread(node.wait, 30.0) == 0

@@ -39,8 +39,9 @@ LAYERS = [
     {"core", "kernels", "models", "tables"},
     # Each the only one who touches: processes, files, ZooKeeper, the network.
     {"workers", "store", "zk", "net"},
-    # The transactions that change a task's outcome, shared by its holder and the leader.
-    {"endings"},
+    # The transactions that change a task's outcome, shared by its holder and the leader; what all the leader's duties
+    # have in common.
+    {"endings", "leading"},
     # What a holder knows and decides by itself.
     {"holder"},
     # One file for each long-lived task of a daemon.

@@ -83,7 +83,7 @@ def crowded(tasks: int = 4) -> Dispatch:
 
 
 def refused(commands: list[Command]) -> list[str]:
-    return [command.id for command in commands if isinstance(command, Refuse)]
+    return [command.end.id for command in commands if isinstance(command, Refuse)]
 
 
 def test_an_arrival_that_is_too_much_is_refused_at_once_and_its_result_kept_shortly() -> None:
@@ -92,7 +92,7 @@ def test_an_arrival_that_is_too_much_is_refused_at_once_and_its_result_kept_shor
         drop(mind, f"t{n}", n)
     commands = decided(mind)
     assert refused(commands) == ["t2", "t3"]
-    (refusal, _) = (command for command in commands if isinstance(command, Refuse))
+    (refusal, _) = (command.end for command in commands if isinstance(command, Refuse))
     assert (refusal.czxid, refusal.version, refusal.ttl_s, refusal.error.kind) == (2, 0, REFUSAL_TTL_S, KIND)
     mind.task_gone("t2", 1.0)
     assert mind.ended["t2"] == REFUSAL_TTL_S

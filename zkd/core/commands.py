@@ -38,13 +38,7 @@ class End:
 class Refuse:
     """Reject an arrival that is too much. There are many of these if there is one: they are written together."""
 
-    id: TaskId
-    czxid: int
-    version: int
-    error: Fault
-    kernel: str | None
-    ttl_s: float
-    traceparent: str | None
+    end: End
 
 
 @dataclass(frozen=True, slots=True)

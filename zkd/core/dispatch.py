@@ -455,17 +455,9 @@ class Dispatch:
             if fault is not None:
                 entry.phase = Phase.ENDING
                 entry.ttl_s = REFUSAL_TTL_S
-                self._out.append(
-                    Refuse(
-                        entry.id,
-                        entry.czxid,
-                        entry.version,
-                        fault,
-                        entry.need.kernel,
-                        REFUSAL_TTL_S,
-                        entry.traceparent,
-                    )
-                )
+                life, kernel = (entry.id, entry.czxid, entry.version), entry.need.kernel
+                end = End(*life, "rejected", fault, kernel, 0, [], REFUSAL_TTL_S, entry.traceparent)
+                self._out.append(Refuse(end))
                 return False
         self.admission.enter(entry.submitter, size)
         entry.size = size

@@ -27,18 +27,17 @@ from zkd.core.dispatch import Dispatch
 from zkd.core.lists import Lists
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
-    AuthFailed,
     BadRecord,
     MultiFailed,
     NoAuth,
     NoNode,
     OutcomeUnknown,
-    SessionClosed,
     SessionExpired,
     Unavailable,
     ZooKeeperError,
 )
 from zkd.holder.inputs import data_by_node
+from zkd.leading import Deposed, lead
 from zkd.paths import NodeId, Paths, TaskId, is_name, leaf
 from zkd.records import Assignment, Dead, Limit, Node, OperatorState, Result, Task
 from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
@@ -52,7 +51,6 @@ RECONCILE_S = 20.0
 # Sooner when tasks wait and none has ended for so long, and twice as late each time that finds nothing: the ends of
 # tasks that were hidden since they were given out are among what is missed, and a slot is taken by each.
 STALLED_S = 1.0
-MEND_S = 1.0  # before the next try when something is wrong that another try may not change
 # A transaction of assignments. A node with all slots full, and the work ahead of it, has a list below 800 kB.
 ASSIGN_BYTES = 200_000
 SLOTS_MAX = 4096
@@ -69,10 +67,6 @@ class Fresh(NamedTuple):
 
     task: Task
     stat: Stat
-
-
-class Refused(Exception):  # a signal inside this module
-    """The leader's write came too late: another epoch has begun."""
 
 
 class Dispatcher:
@@ -123,54 +117,24 @@ class Dispatcher:
 
     async def lead(self, session_id: int, epoch: int, check: Check) -> None:
         """One reign. Ends when the epoch is over; cancelled when the session is."""
-        unsubscribe = self._session.subscribe(lambda _: self._wake.set())
-        watched = (self._paths.tasks, self._paths.nodes, self._paths.node_states, self._paths.limits)
-        is_watching = False
         if self._last is not None and self._last[0] == epoch - 1:
             self.mind = self._last[1]  # nobody led in between: what waited then and is gone was cancelled
+        paths = self._paths
         try:
-            while True:
-                try:
-                    await self._session.connected(self._session.timeout_s)
-                    if not is_watching:
-                        for path in watched:
-                            await self._session.add_watch(path, self._saw, recursive=True)
-                        is_watching = True
-                    await self._reign(session_id, epoch, check)
-                except (Unavailable, OutcomeUnknown) as error:
-                    self._log.info("dispatch.interrupted", error=str(error))
-                    await asyncio.sleep(0.01)
-                except (SessionExpired, Refused):
-                    return
-                except (SessionClosed, AuthFailed):
-                    raise
-                except ZooKeeperError as error:
-                    # Something in the tree is not as it should be: forbidden, over quota, deleted. People may mend it.
-                    self._log.error("dispatch.failed", error=str(error))
-                    await asyncio.sleep(MEND_S)
-                    await self._mend()
+            await lead(
+                lambda: self._reign(session_id, epoch, check),
+                self._session,
+                self._log,
+                "dispatch",
+                watched=[paths.tasks, paths.nodes, paths.node_states, paths.limits],
+                saw=self._saw,
+                woken=self._wake.set,
+                directories=paths.skeleton(),
+            )
         finally:
-            unsubscribe()
             self._last = None if self.mind is None else (epoch, self.mind)
             self.mind = None
-            # Without a connection, too: a watch is armed again on the next one, and in the next session.
-            for path in watched:
-                await self._stop_watching(path)
             self._events.clear()
-
-    async def _mend(self) -> None:
-        """Make the directories again that somebody has deleted."""
-        try:
-            for path in self._paths.skeleton():
-                await ensure_path(self._session, path)
-        except ZooKeeperError as error:
-            self._log.warning("tree.not_mended", error=str(error))
-
-    async def _stop_watching(self, path: str) -> None:
-        try:
-            await self._session.remove_watch(path, self._saw)
-        except ZooKeeperError:
-            return  # it is forgotten here; at the server it ends with the connection
 
     async def _reign(self, session_id: int, epoch: int, check: Check) -> None:
         """Lead over one unbroken connection."""
@@ -190,13 +154,13 @@ class Dispatcher:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_tasks(mind, group))
                 await self._decide(mind, group, connection, session_id, epoch, check)
-        except* (ZooKeeperError, Refused) as several:
+        except* (ZooKeeperError, Deposed) as several:
             errors.extend(several.exceptions)
         current = asyncio.current_task()
         if current is not None and current.cancelling():  # a group that has errors of its own forgets a cancellation
             raise asyncio.CancelledError
-        if any(isinstance(error, (SessionExpired, Refused)) for error in errors):
-            raise Refused
+        if any(isinstance(error, (SessionExpired, Deposed)) for error in errors):
+            raise Deposed
         for error in errors:
             if not isinstance(error, (Unavailable, OutcomeUnknown)):
                 raise error
@@ -212,7 +176,7 @@ class Dispatcher:
         try:
             await self._session.multi([check], within=session_id)
         except MultiFailed:
-            raise Refused from None
+            raise Deposed from None
 
     # --- Knowing ----------------------------------------------------------------------------------------
 
@@ -461,14 +425,14 @@ class Dispatcher:
             self._take_events(mind, group)
             assigns: list[Assign] = []
             mourns: list[Mourn] = []
-            refuses: list[Refuse] = []
+            refused: list[End] = []
             for command in mind.commands(self._now()):
                 if isinstance(command, Assign):
                     assigns.append(command)
                 elif isinstance(command, End):
                     group.create_task(self._end(mind, command, session_id, check))
                 elif isinstance(command, Refuse):
-                    refuses.append(command)
+                    refused.append(command.end)
                 elif isinstance(command, TakeBack):
                     group.create_task(self._take_back(mind, command, session_id, check))
                 elif isinstance(command, Look):
@@ -480,8 +444,8 @@ class Dispatcher:
             else:
                 for mourn in mourns:
                     group.create_task(self._mourn(mind, mourn, session_id, check))
-            for start in range(0, len(refuses), REFUSED_AT_ONCE):
-                some = refuses[start : start + REFUSED_AT_ONCE]
+            for start in range(0, len(refused), REFUSED_AT_ONCE):
+                some = refused[start : start + REFUSED_AT_ONCE]
                 group.create_task(self._refuse(mind, some, session_id, check))
             if assigns:
                 began = self._now()
@@ -546,7 +510,7 @@ class Dispatcher:
             return [stat for stat in done if isinstance(stat, Stat)]
         except MultiFailed as refusal:
             if refusal.index == 0:
-                raise Refused from None
+                raise Deposed from None
             if not isinstance(refusal.cause, NoNode):
                 raise refusal.cause from None
             gone = some[refusal.index - 1]
@@ -555,19 +519,8 @@ class Dispatcher:
         return None
 
     async def _end(self, mind: Dispatch, end: End, session_id: int, check: Check) -> None:
-        result = Result(
-            status=end.status,
-            attempt=end.attempt,
-            error=end.error,
-            kernel=end.kernel,
-            owner=f"leader of epoch {check.version}",
-            czxid=end.czxid,
-            finished_at=timestamp(),
-            ttl_s=end.ttl_s,
-            traceparent=end.traceparent,
-            attempts=end.attempts,
-        )
         dead = await self._obituary(end) if end.is_dead else None
+        result = _result_of(end, check)
         ending = await self._endings.end(end.id, end.version, result, dead, within=session_id, guard=check)
         self._heed(ending)
         if ending is Ending.GONE:  # by our own commit, its answer lost; or somebody was quicker and cancelled it
@@ -575,45 +528,26 @@ class Dispatcher:
             await self._mourn(mind, mourn, session_id, check)
         self._log.info("task.ended", id=end.id[:140], status=end.status, error=end.error.message, ending=ending.value)
 
-    async def _refuse(self, mind: Dispatch, refuses: list[Refuse], session_id: int, check: Check) -> None:
+    async def _refuse(self, mind: Dispatch, refused: list[End], session_id: int, check: Check) -> None:
         """Reject arrivals that are too much, many to a transaction: a flood must cost less than its work would."""
         paths = self._paths
-        self._tell_refusals(mind, refuses[-1])
-        left = list(refuses)
+        self._tell_refusals(mind, refused[-1])
+        left = list(refused)
         while left:
             ops: list[Check | Create | Delete] = [check]
-            for refuse in left:
-                result = Result(
-                    status="rejected",
-                    error=refuse.error,
-                    kernel=refuse.kernel,
-                    owner=f"leader of epoch {check.version}",
-                    czxid=refuse.czxid,
-                    finished_at=timestamp(),
-                    ttl_s=refuse.ttl_s,
-                    traceparent=refuse.traceparent,
-                )
-                ops += [
-                    Delete(paths.task(refuse.id), refuse.version),
-                    Create(paths.result(refuse.id), codec.encode(result)),
-                ]
+            for end in left:
+                ops.append(Delete(paths.task(end.id), end.version))
+                ops.append(Create(paths.result(end.id), codec.encode(_result_of(end, check))))
             try:
                 await self._session.multi(ops, within=session_id)
                 return
             except MultiFailed as refusal:
                 if refusal.index == 0:
-                    raise Refused from None
+                    raise Deposed from None
                 odd = left.pop((refusal.index - 1) // 2)  # it moved on, is answered, cannot be deleted
-            await self._end(
-                mind,
-                End(
-                    odd.id, odd.czxid, odd.version, "rejected", odd.error, odd.kernel, 0, [], odd.ttl_s, odd.traceparent
-                ),
-                session_id,
-                check,
-            )
+            await self._end(mind, odd, session_id, check)
 
-    def _tell_refusals(self, mind: Dispatch, latest: Refuse) -> None:
+    def _tell_refusals(self, mind: Dispatch, latest: End) -> None:
         """People should look; one line a second is enough for that."""
         count, at = self._refusals_told
         now = self._now()
@@ -640,7 +574,7 @@ class Dispatcher:
 
     def _heed(self, ending: Ending) -> None:
         if ending in (Ending.DEPOSED, Ending.SESSION_OVER):
-            raise Refused
+            raise Deposed
 
     async def _obituary(self, end: End) -> Dead:
         try:
@@ -725,6 +659,21 @@ class Dispatcher:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _result_of(end: End, check: Check) -> Result:
+    return Result(
+        status=end.status,
+        attempt=end.attempt,
+        error=end.error,
+        kernel=end.kernel,
+        owner=f"leader of epoch {check.version}",
+        czxid=end.czxid,
+        finished_at=timestamp(),
+        ttl_s=end.ttl_s,
+        traceparent=end.traceparent,
+        attempts=end.attempts,
+    )
 
 
 def packets(writes: list[SetData]) -> Iterator[list[SetData]]:

@@ -17,22 +17,19 @@ from zkd.core.agenda import ABSENT, Agenda, Command, Fire, Forget, Note, Words, 
 from zkd.core.clock import ServerClock
 from zkd.core.schedules import read
 from zkd.errors import (
-    AuthFailed,
     BadRecord,
     BadVersion,
     MultiFailed,
     NoAuth,
     NodeExists,
     NoNode,
-    OutcomeUnknown,
-    SessionClosed,
-    SessionExpired,
     Unavailable,
     ZooKeeperError,
 )
+from zkd.leading import Deposed, lead
 from zkd.paths import Paths
 from zkd.records import ScheduleState
-from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State, Znode, ensure_path
+from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, Stat, State, Znode
 
 READ_AT_ONCE = 16  # schedules are as large as tasks, and a reply has no limit at the server
 NAME_MAX = 140  # one that is somewhat too long is told at control/schedules, too
@@ -40,12 +37,7 @@ NAME_MAX = 140  # one that is somewhat too long is told at control/schedules, to
 # delay neither an edit nor the leader's other work.
 AT_ONCE = 16
 RECONCILE_S = 60.0  # for what a watch missed and for a clock that was set; costs one list of children
-MEND_S = 1.0  # before the next try when something is wrong that another try may not change
 REFUSED_S = 15.0  # so long a schedule waits whose task is not allowed in the drop box
-
-
-class Deposed(Exception):  # a signal inside this module
-    """The write came too late: another epoch has begun."""
 
 
 class Scheduler:
@@ -68,41 +60,19 @@ class Scheduler:
 
     async def run(self, session_id: int, check: Check) -> None:
         """One reign. Ends when the epoch is over; cancelled when the session is."""
-        unsubscribe = self._session.subscribe(lambda _: self._wake.set())
-        is_watching = False
         try:
-            while True:
-                try:
-                    await self._session.connected(self._session.timeout_s)
-                    if not is_watching:
-                        await self._session.add_watch(self._paths.schedules, self._saw, recursive=True)
-                        is_watching = True
-                    await self._serve(session_id, check)
-                except (Unavailable, OutcomeUnknown) as error:
-                    self._log.info("scheduler.interrupted", error=str(error))
-                    await asyncio.sleep(0.01)
-                except (SessionExpired, Deposed):
-                    return
-                except (SessionClosed, AuthFailed):
-                    raise
-                except ZooKeeperError as error:  # forbidden, over quota, deleted: people may mend it, or we
-                    self._log.error("scheduler.failed", error=str(error))
-                    await asyncio.sleep(MEND_S)
-                    await self._mend()
+            await lead(
+                lambda: self._serve(session_id, check),
+                self._session,
+                self._log,
+                "scheduler",
+                watched=[self._paths.schedules],
+                saw=self._saw,
+                woken=self._wake.set,
+                directories=[self._paths.schedules, self._paths.schedule_states],
+            )
         finally:
-            unsubscribe()
             self._agenda = None
-            try:
-                await self._session.remove_watch(self._paths.schedules, self._saw)
-            except ZooKeeperError as error:
-                self._log.info("scheduler.watch_left", error=str(error))  # it ends with the connection
-
-    async def _mend(self) -> None:
-        try:
-            for path in (self._paths.schedules, self._paths.schedule_states):
-                await ensure_path(self._session, path)
-        except ZooKeeperError as error:
-            self._log.warning("tree.not_mended", error=str(error))
 
     def _saw(self, event: Event) -> None:
         self._events.append(event)
