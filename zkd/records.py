@@ -62,7 +62,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     node: Text | None = None  # only on this node
     prefer: Annotated[list[Text], Meta(max_length=16)] = []  # rather on these nodes, which have its data, say
     slots: Annotated[int, Meta(ge=1, le=4096)] = 1
-    memory: Annotated[int, Meta(ge=1)] | None = None  # bytes that an attempt may allocate
+    memory: Annotated[int, Meta(ge=1, le=2**62)] | None = None  # bytes that an attempt may allocate
     speculative: bool = False  # a second copy may run beside one that is late; the first to end counts
     dataset: Text | None = None  # NAME or NAME@VERSION: run where this dataset's parts are, once for each
     partition: Annotated[int, Meta(ge=0)] | None = None  # for this part only

@@ -139,7 +139,7 @@ class Node(Struct, frozen=True, kw_only=True):
     slots: Annotated[int, Meta(ge=1, le=4096)] = field(default_factory=default_slots)  # worker processes
     data_dir: Annotated[Path, _check(_path)] = field(default_factory=default_data_dir)
     # Bytes for all its kernels together; if not said, `workers.memory` for each slot, if that is said.
-    memory: Annotated[int, Meta(ge=64 * 2**20), _check(_size)] | None = None
+    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size)] | None = None
     labels: dict[str, str] = {}  # tasks may ask for them
     zone: str | None = None  # copies of data go to distinct zones
     http: Annotated[str, _check(_address)] = "127.0.0.1:0"  # other nodes fetch data here: give an address they reach
@@ -150,7 +150,7 @@ class Workers(Struct, frozen=True, kw_only=True):
     """`[workers]`: the processes that run kernels."""
 
     modules: list[Module] = []  # Python modules with @zkd.kernel functions
-    memory: Annotated[int, Meta(ge=64 * 2**20), _check(_size)] | None = None  # bytes one worker may allocate
+    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size)] | None = None  # bytes one worker may allocate
     recycle_tasks: Annotated[int, Meta(ge=1)] = 10_000  # replaced by a fresh process after so many, against leaks
     recycle_age_s: Seconds = 86400.0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of BLAS in each; more than one pays with few slots only

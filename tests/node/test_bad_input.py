@@ -77,6 +77,7 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "label is a number": (with_fields(labels={"a": 1}), "$.labels", "str"),
     "slots is nought": (with_fields(slots=0), "$.slots", "1"),
     "memory is text": (with_fields(memory="1GB"), "$.memory", "int"),
+    "memory is more than there is": (with_fields(memory=2**63), "$.memory", "<= 4611686018427387904"),
     "no such dataset": (with_fields(dataset="d"), "$.dataset", "dataset"),
     "partition alone": (with_fields(partition=1), "$.partition", "dataset"),
     "attempts that are none": (with_fields(attempts=[1]), "$.attempts", "object"),
