@@ -321,6 +321,8 @@ class Daemon:
             pid=os.getpid(),
             version=self._version,
             draining=self.phase is Phase.STOPPING or self._state == "draining",
+            weight=self.settings.data.weight,
+            data=str(node.data_dir / "segments"),
             kernels=self._kernels,
             missed=list(self.executor.missed),
         )
