@@ -52,8 +52,18 @@ def decode_task(text: bytes) -> Task:
     _expect(task.kwargs, b"{", "$.kwargs", "object")
     if task.items is not UNSET:
         _expect(task.items, b"[", "$.items", "array")
-    if task.partition is not None and task.dataset is None:
-        raise BadRecord("$.partition", "expected a `dataset` beside it")
+    if task.dataset is None:
+        for field, is_given in (
+            ("partition", task.partition is not None),
+            ("columns", bool(task.columns)),
+            ("combine", task.combine is not None),
+        ):
+            if is_given:
+                raise BadRecord(f"$.{field}", "expected a `dataset` beside it")
+    elif task.items is not UNSET:
+        raise BadRecord("$.items", "expected none beside a `dataset`, whose columns are the first arguments")
+    elif task.partition is not None and task.combine is not None:
+        raise BadRecord("$.combine", "expected no `partition` beside it: one part has nothing to be combined with")
     return task
 
 
@@ -69,6 +79,8 @@ def decode_schedule(text: bytes) -> Schedule:
         raise BadRecord(f"$.task{error.where.removeprefix('$')}", error.expected) from None
     if task.attempts:
         raise BadRecord("$.task.attempts", "expected none: zkd writes these into a task that it runs")
+    if task.parent is not None:
+        raise BadRecord("$.task.parent", "expected none: zkd writes this into the parts of a task")
     return schedule
 
 
@@ -107,7 +119,7 @@ def _validation(message: str, kind: Any) -> BadRecord:
     where, what = (at["path"], at["message"]) if at else ("$", message)
     unknown = _UNKNOWN.search(what)
     if unknown:
-        known = ", ".join(field for field in kind.__struct_fields__ if field != "attempts")
+        known = ", ".join(field for field in kind.__struct_fields__ if field not in ("attempts", "parent"))
         return BadRecord(f"{where}.{unknown['name']}", f"unknown field; expected one of {known}")
     return BadRecord(where, what[0].lower() + what[1:])
 

@@ -14,12 +14,15 @@ from zkd.paths import NodeId, TaskId
 
 Status = Literal["done", "failed", "rejected", "cancelled", "expired"]
 # Why an attempt ended without a result. The first three use up the task's `retries`; `node_loss` has its
-# own, larger budget (NODE_LOSSES_MAX), because a reboot says nothing about the task; `drain` is free.
-Cause = Literal["error", "crash", "timeout", "node_loss", "drain"]
+# own, larger budget (NODE_LOSSES_MAX), because a reboot says nothing about the task. `drain` is free, and so is
+# `data`: the node did not have the part it was to work on, or has it damaged (DATA_MISSES_MAX ends it all the same).
+Cause = Literal["error", "crash", "timeout", "node_loss", "drain", "data"]
 NodeState = Literal["active", "draining", "cordoned"]
 
 CHARGED: frozenset[Cause] = frozenset({"error", "crash", "timeout"})
+FREE: frozenset[Cause] = frozenset({"drain", "data"})
 NODE_LOSSES_MAX = 10
+DATA_MISSES_MAX = 100
 
 # Znode sizes. A server takes less than 1 MiB in a whole request; half of it leaves room for the history
 # that retries add and for a transaction around it.
@@ -33,6 +36,7 @@ EMPTY_OBJECT = Raw(b"{}")
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86400)]
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
+DatasetRef = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(@[1-9][0-9]{0,17})?$")]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
 
 
@@ -64,10 +68,11 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     slots: Annotated[int, Meta(ge=1, le=4096)] = 1
     memory: Annotated[int, Meta(ge=1, le=2**62)] | None = None  # bytes that an attempt may allocate
     speculative: bool = False  # a second copy may run beside one that is late; the first to end counts
-    dataset: Text | None = None  # NAME or NAME@VERSION: run where this dataset's parts are, once for each
+    dataset: DatasetRef | None = None  # NAME or NAME@VERSION: run where this dataset's parts are, once for each
     partition: Annotated[int, Meta(ge=0)] | None = None  # for this part only
     columns: Annotated[list[Text], Meta(max_length=1000)] = []  # of the dataset: arrays that come before `args`
     combine: Text | None = None  # the kernel that makes one value of the list of all parts' values
+    parent: Id | None = None  # written by zkd: the task that this is one part of; it goes when that one has gone
     ttl_s: PositiveSeconds | None = None  # how long the result is kept
     traceparent: Annotated[str, Meta(max_length=128)] | None = None  # W3C trace context, echoed in the result
     attempts: list[Attempt] = []  # written by zkd

@@ -80,6 +80,15 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "memory is more than there is": (with_fields(memory=2**63), "$.memory", "<= 4611686018427387904"),
     "no such dataset": (with_fields(dataset="d"), "$.dataset", "dataset"),
     "partition alone": (with_fields(partition=1), "$.partition", "dataset"),
+    "columns alone": (with_fields(columns=["x"]), "$.columns", "dataset"),
+    "combine alone": (with_fields(combine="echo"), "$.combine", "dataset"),
+    "dataset is a path": (with_fields(dataset="../d"), "$.dataset", "regex"),
+    "dataset of version nought": (with_fields(dataset="d@0"), "$.dataset", "regex"),
+    "dataset of a named version": (with_fields(dataset="d@latest"), "$.dataset", "regex"),
+    "dataset is too long": (with_fields(dataset="d" * 129), "$.dataset", "regex"),
+    "partition is negative": (with_fields(dataset="d", partition=-1), "$.partition", "0"),
+    "items beside a dataset": (with_fields(dataset="d", items=[1]), "$.items", "columns"),
+    "combine of one part": (with_fields(dataset="d", partition=0, combine="echo"), "$.combine", "partition"),
     "attempts that are none": (with_fields(attempts=[1]), "$.attempts", "object"),
 }
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from zkd.records import CHARGED, Attempt, Cause, Fault, Status, Task
+from zkd.records import CHARGED, FREE, Attempt, Cause, Fault, Status, Task
 
 
 class State(Enum):
@@ -92,6 +92,11 @@ def handed_back(task: Task, node: str) -> TryAgain:
     return TryAgain([*kept, Attempt("drain", node, f"{node} is being drained")])
 
 
+def without_data(task: Task, node: str, why: str) -> TryAgain:
+    """A task that goes back because the part it was to work on is not here as it should be. Free of charge."""
+    return TryAgain([*task.attempts, Attempt("data", node, why[:500])])
+
+
 def attempt_number(attempts: list[Attempt]) -> int:
-    """The number of the attempt that comes after these. Drained ones do not count."""
-    return 1 + sum(attempt.cause != "drain" for attempt in attempts)
+    """The number of the attempt that comes after these. Those that cost nothing do not count."""
+    return 1 + sum(attempt.cause not in FREE for attempt in attempts)
