@@ -236,7 +236,8 @@ class Cluster(RuleBasedStateMachine):
             if not self.tree and not any(there.lines for there in self.nodes.values()):
                 break
             for name, line in self.held():
-                self.end_run(name, line, "done")
+                if self.is_live(line):  # else it was a second copy, and the first one has ended it
+                    self.end_run(name, line, "done")
             for task_id, znode in list(self.tree.items()):
                 if any(awaited not in self.tree and awaited not in self.results for awaited in znode.task.after):
                     del self.tree[task_id]
