@@ -32,6 +32,7 @@ from zkd import codec
 from zkd import log as zkd_log
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
+from zkd.core.placement import place
 from zkd.credentials import read_auth, tls_context
 from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
@@ -42,6 +43,7 @@ from zkd.node.heartbeat import Heartbeat, memory_bytes
 from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.node.scheduler import Scheduler
+from zkd.node.view import View
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
@@ -164,6 +166,7 @@ class Daemon:
             self.election.run(lambda: self.membership.incarnation, self._lead),
             self.executor.run(),
             self.heartbeat.run(),
+            self.view.run(),
             self._follow_operator(),
             self._sweep(),
         ):
@@ -205,6 +208,7 @@ class Daemon:
             lambda: Room(self.settings.tasks.results_max, self.settings.tasks.results_bytes_max),
         )
         self.scheduler = Scheduler(session, paths, clock, self._log)
+        self.view = View(session, paths, place, self._log)
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
 
     async def _wait_for_zookeeper(self) -> None:
