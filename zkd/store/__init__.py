@@ -2,5 +2,6 @@
 
 from zkd.store.blobs import BlobFormat, BlobStore, is_digest
 from zkd.store.home import Home
+from zkd.store.segments import SegmentStore
 
-__all__ = ["BlobFormat", "BlobStore", "Home", "is_digest"]
+__all__ = ["BlobFormat", "BlobStore", "Home", "SegmentStore", "is_digest"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,19 +32,25 @@ def check(directory: Path, segment_id: str) -> Segment:
     Raises `DataDamaged`; `OSError` if that cannot be told. Files that do not belong to it are not looked at.
     """
     segment = read_segment(directory, segment_id)
-    for number in range(len(segment.files)):
-        check_file(directory, segment_id, segment, number)
+    for _ in checking(directory, segment_id, segment):
+        pass
     return segment
 
 
-def check_file(directory: Path, segment_id: str, segment: Segment, number: int) -> None:
-    """Compare every byte of one file; raises as `check`."""
-    file, digest = segment.files[number], blake3()
-    with SegmentReader(directory, segment_id, segment) as reader:
-        for index in range(len(file.blocks)):
-            digest.update(reader.block(number, index))
-    if digest.hexdigest() != file.blake3:
-        raise DataDamaged(f"{short(segment_id)}: {file_name(number)} has another digest")
+def checking(directory: Path, segment_id: str, segment: Segment, *, from_disk: bool = False) -> Generator[int]:
+    """`check` step by step: the bytes of each block, after it was found good; raises as it.
+
+    `from_disk`: what the kernel remembers of the files is forgotten first, since a disk rots behind its back.
+    """
+    with SegmentReader(directory, segment_id, segment, from_disk=from_disk) as reader:
+        for number, file in enumerate(segment.files):
+            digest = blake3()
+            for index in range(len(file.blocks)):
+                block = reader.block(number, index)
+                digest.update(block)
+                yield len(block)
+            if digest.hexdigest() != file.blake3:
+                raise DataDamaged(f"{short(segment_id)}: {file_name(number)} has another digest")
 
 
 def read_segment(directory: Path, segment_id: str) -> Segment:
@@ -53,10 +60,17 @@ def read_segment(directory: Path, segment_id: str) -> Segment:
 
 def read_json(directory: Path, segment_id: str) -> bytes:
     """The bytes of segment.json, whatever they are. Raises as `check`."""
-    with _Opened(directory, SEGMENT_JSON, segment_id) as file:
-        if file.stat.st_size > SEGMENT_JSON_BYTES_MAX:
-            raise DataDamaged(f"{short(segment_id)}: {SEGMENT_JSON} is too large")
-        return file.read(0, file.stat.st_size)
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise _judged(error, segment_id, "its directory") from None
+    try:
+        with _Opened(SEGMENT_JSON, segment_id, fd) as file:
+            if file.stat.st_size > SEGMENT_JSON_BYTES_MAX:
+                raise DataDamaged(f"{short(segment_id)}: {SEGMENT_JSON} is too large")
+            return file.read(0, file.stat.st_size)
+    finally:
+        os.close(fd)
 
 
 def signature(directory: Path, segment_id: str, files: int) -> tuple[str, int]:
@@ -72,14 +86,21 @@ def signature(directory: Path, segment_id: str, files: int) -> tuple[str, int]:
 
 
 class SegmentReader:
-    """The blocks of a segment, each checked as it is read. Keeps the file open that was read last."""
+    """The blocks of a segment, each checked as it is read, also if the directory is renamed meanwhile.
 
-    def __init__(self, directory: Path, segment_id: str, segment: Segment) -> None:
-        self._directory = directory
+    Keeps the file open that was read last. Raises as `check`.
+    """
+
+    def __init__(self, directory: Path, segment_id: str, segment: Segment, *, from_disk: bool = False) -> None:
         self._id = segment_id
         self._segment = segment
+        self._from_disk = from_disk
         self._number = -1
         self._file: _Opened | None = None
+        try:
+            self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise _judged(error, segment_id, "its directory") from None
 
     def __enter__(self) -> Self:
         return self
@@ -90,10 +111,13 @@ class SegmentReader:
         self.close()
 
     def close(self) -> None:
+        self._close_file()
+        os.close(self._directory)
+
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-            self._number = -1
 
     def block(self, number: int, index: int) -> bytes:
         """Block `index` of file `number`. Raises as `check`."""
@@ -111,21 +135,24 @@ class SegmentReader:
 
     def _open(self, number: int) -> _Opened:
         if self._file is None or self._number != number:
-            self.close()
-            self._file = _Opened(self._directory, file_name(number), self._id)
+            self._close_file()
+            self._file = _Opened(file_name(number), self._id, self._directory)
             self._number = number
+            if self._from_disk:
+                self._file.forget()
         return self._file
 
 
 class _Opened:
     """A regular file, open for reading and not by way of a link."""
 
-    def __init__(self, directory: Path, name: str, segment_id: str) -> None:
+    def __init__(self, name: str, segment_id: str, directory: int) -> None:
         self._name = name
         self._id = segment_id
         try:
             # Without O_NONBLOCK a pipe in the place of a file would hold this thread for ever.
-            self._fd = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._fd = os.open(name, flags, dir_fd=directory)
         except OSError as error:
             raise _judged(error, segment_id, name) from None
         self.stat = os.fstat(self._fd)
@@ -143,6 +170,9 @@ class _Opened:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def forget(self) -> None:
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def read(self, offset: int, size: int) -> bytes:
         """So many bytes, or `DataDamaged`."""
