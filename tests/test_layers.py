@@ -67,6 +67,7 @@ ONLY = {
         "zkd/workers/engine.py",
         "zkd/cli/values.py",
     ],
+    "pyarrow": ["zkd/tables/arrow_files.py"],
     "rich": ["zkd/cli/"],
     "click": ["zkd/cli/", "zkd/__main__.py"],
 }

@@ -276,6 +276,16 @@ class DatasetExists(ZkdError):
     """There is a dataset of this name already, or somebody else has made its next version meanwhile."""
 
 
+class BadRows(ZkdError, ValueError):
+    """Rows or columns that no dataset can have. `where` is a column, a file and line, or an argument; `expected`
+    says what would have been right. Nothing was changed."""
+
+    def __init__(self, where: str, expected: str) -> None:
+        super().__init__(f"{where}: {expected}")
+        self.where = where
+        self.expected = expected
+
+
 class DataUnavailable(ZkdError):
     """No node that is here has these bytes, or too few nodes took a copy. Nothing was changed."""
 

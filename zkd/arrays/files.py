@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -61,6 +61,17 @@ def open_npy(path: str | os.PathLike[str], where: str = "$") -> Array:
         array = np.memmap(file, dtype, "r", offset, shape, order)
     refuse_bad_elements(array, where)
     return array
+
+
+def read_npy_header(file: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
+    """What the array in this file is; the file stands at its first byte then. Raises `BadRecord`."""
+    prefix = file.read(12)
+    start = PREFIX_BYTES.get(prefix[6:8], 12)
+    length = int.from_bytes(prefix[8:start], "little")
+    rest = file.read(min(start + length, 12 + HEADER_BYTES_MAX) - len(prefix)) if len(prefix) == 12 else b""
+    dtype, shape, order, _ = _npy_header(prefix + rest, where)
+    byte_count(shape, dtype, where)
+    return dtype, shape, order
 
 
 def _npy_header(head: bytes, where: str) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"], int]:
