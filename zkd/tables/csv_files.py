@@ -36,7 +36,7 @@ SHOWN = 40  # characters of a bad cell
 
 _END = "\x1f"  # after each cell, where a whole column is looked at in one go
 _WHOLE = r"(?:0|-?[1-9][0-9]*)"
-_NUMBER = r"[+-]?(?:(?:0|[1-9][0-9]*)\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_NUMBER = r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _BOOLS = re.compile(rf"(?:(?i:true|false){_END})*+\Z")
 _WHOLES = re.compile(rf"(?: *+{_WHOLE} *+{_END})*+\Z")
 _NUMBERS = re.compile(rf"(?: *+(?:{_NUMBER}|[+-]?(?i:nan|inf|infinity)|) *+{_END})*+\Z")
