@@ -1,6 +1,6 @@
 """Composes a node: one TaskGroup that owns everything, from the first connection to the last.
 
-    session --- membership --- election --- dispatcher, reaper, scheduler (while leading)
+    session --- membership --- election --- dispatcher, reaper, scheduler, steward (while leading)
           \\---- executor --- pool of workers        \\--- heartbeat
            \\--- HTTP
 
@@ -43,6 +43,7 @@ from zkd.node.heartbeat import Heartbeat, memory_bytes
 from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.node.scheduler import Scheduler
+from zkd.node.steward import Steward
 from zkd.node.view import View
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
@@ -208,6 +209,7 @@ class Daemon:
             lambda: Room(self.settings.tasks.results_max, self.settings.tasks.results_bytes_max),
         )
         self.scheduler = Scheduler(session, paths, clock, self._log)
+        self.steward = Steward(session, paths, self._log, lambda: self.settings.data.grace_s)
         self.view = View(session, paths, place, self._log)
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
 
@@ -277,6 +279,7 @@ class Daemon:
             beside = [
                 group.create_task(self.reaper.run(reign.check, self._ended, self._is_wanted)),
                 group.create_task(self.scheduler.run(reign.session_id, reign.check)),
+                group.create_task(self.steward.run(reign.session_id, reign.epoch, reign.check)),
             ]
             try:
                 await self.dispatcher.lead(reign.session_id, reign.epoch, reign.check)
@@ -521,6 +524,7 @@ class Daemon:
         yield "zkd_schedules_malformed", {}, malformed
         yield "zkd_schedule_slots_total", {"outcome": "fired"}, self.scheduler.fired
         yield "zkd_schedule_slots_total", {"outcome": "skipped"}, self.scheduler.skipped
+        yield from self.steward.samples()
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
 
