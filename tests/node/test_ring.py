@@ -170,7 +170,7 @@ async def test_a_leader_that_slept_does_not_give_up_those_who_came_back(grid: Gr
     await stands(grid.user, "a b")
     watching.cancel()
     assert await grid.leader() == "a"
-    assert set(seen) == {"a (b)", "a b"}
+    assert "a" not in seen  # it would take a second to let b in again
 
 
 async def _collect(user: Submitter, seen: list[str]) -> None:
