@@ -41,7 +41,7 @@ LAYERS = [
     {"workers", "store", "zk", "net"},
     # The transactions that change a task's outcome, shared by its holder and the leader; what all the leader's duties
     # have in common.
-    {"endings", "leading"},
+    {"endings", "leading", "children"},
     # What a holder knows and decides by itself.
     {"holder"},
     # One file for each long-lived task of a daemon.

@@ -36,7 +36,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Reject an arrival that is too much. There are many of these if there is one: they are written together."""
+    """End one that is too much, or has lost its parent. If there is one there are many: they are written together."""
 
     end: End
 
@@ -69,4 +69,38 @@ class Look:
     ids: list[TaskId]
 
 
-Command = Assign | End | Refuse | TakeBack | Mourn | Look
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Read this dataset from the tree, and tell the mind that it was: it is not in the picture."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Write this version of its dataset into the task, at this version of the task."""
+
+    id: TaskId
+    version: int
+    dataset_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Drop the children of this task that have neither a znode nor a result, and tell the mind when that is done."""
+
+    id: TaskId
+    czxid: int
+    version: int
+    stem: str
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Tell the mind of these tasks if they are not there: others say to be their children."""
+
+    ids: list[TaskId]
+
+
+Command = Assign | End | Refuse | TakeBack | Mourn | Look | LookUp | Pin | Spread | Find

@@ -33,6 +33,7 @@ class Dependencies:
         return task in self._wanted
 
     def add(self, task: TaskId, after: Iterable[TaskId], now: float) -> None:
+        """From now on it waits for these. Whether they have ended already is looked at from `now` on."""
         self.pending[task] = set(after)
         self._named[task] = frozenset(self.pending[task])
         self._wanted.update(self._named[task])

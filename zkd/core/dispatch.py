@@ -18,21 +18,51 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import msgspec
 
 from zkd.core import why
 from zkd.core.admission import REFUSAL_TTL_S, Admission, Room
 from zkd.core.catalogue import Catalogue, Strangers
-from zkd.core.commands import Assign, Command, End, Look, Mourn, Refuse, TakeBack
+from zkd.core.commands import (
+    Assign,
+    Command,
+    End,
+    Find,
+    Look,
+    LookUp,
+    Mourn,
+    Pin,
+    Refuse,
+    Spread,
+    TakeBack,
+)
+from zkd.core.datasets import split_name
 from zkd.core.dependencies import Dependencies
 from zkd.core.limits import Gate, Limits
-from zkd.core.picture import Entry, Member, Need, Phase, graded
+from zkd.core.partwork import Datasets, NoDatasets, PartWork, failed_part, fault_of, missing
+from zkd.core.picture import IDLE, Entry, Member, Need, Phase, graded
 from zkd.core.queues import Queues
+from zkd.core.spreads import SPREAD_BYTES_MAX, child_ids, is_spread
 from zkd.core.stragglers import LATE_MIN_S, LOOK_AGAIN_S, Times
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
-from zkd.records import CHARGED, NODE_LOSSES_MAX, Assigned, Attempt, Cause, Fault, Limit, Node, NodeState, Status, Task
+from zkd.records import (
+    CHARGED,
+    DATA_MISSES_MAX,
+    NODE_LOSSES_MAX,
+    Assigned,
+    Attempt,
+    Cause,
+    Fault,
+    Limit,
+    Node,
+    NodeState,
+    Result,
+    Status,
+    Task,
+)
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
@@ -55,7 +85,7 @@ ENDED_REMEMBERED = 50_000  # ids that ended in this reign: a second drop of one 
 class Dispatch:
     """One reign of one leader. Every method takes what happened; `commands(now)` says what to do about it."""
 
-    def __init__(self, me: NodeId, *, loss_s: float = 0.0) -> None:
+    def __init__(self, me: NodeId, *, loss_s: float = 0.0, datasets: Datasets | None = None) -> None:
         """`loss_s`: how long after its last sign of life a node may count as here, the session timeout."""
         self.me = me
         self._orphan_grace_s = loss_s + ORPHAN_GRACE_S
@@ -68,6 +98,7 @@ class Dispatch:
         self.limits = Limits()
         self.queues = Queues(me, self.tasks, self.members, self._catalogue, self.limits)
         self.dependencies = Dependencies(self.tasks)
+        self.partwork = PartWork(datasets or NoDatasets(), self.tasks)
         self.times = Times()
         self._late: list[TaskId] = []
         self._found_lost: dict[TaskId, NodeId] = {}  # speculative tasks of lost nodes; another may hold them, too
@@ -109,6 +140,7 @@ class Dispatch:
         if known is not None:
             self._leave(known, now)
             self._settled(known)
+            self.partwork.moved(known)
         if not is_name(task_id):
             task = BadRecord("id", f"expected {NAME_RULE}, got {task_id[:140]!r}")
         if isinstance(task, BadRecord):
@@ -128,6 +160,7 @@ class Dispatch:
             patience_s=PATIENCE_S if task.prefer else 0.0,
             ttl_s=task.ttl_s,
             traceparent=task.traceparent,
+            parent=task.parent,
         )
         if data and not task.prefer:
             most = max(data.values())
@@ -138,23 +171,120 @@ class Dispatch:
             return
         if task.attempts:
             self._catalogue.seen.add(task.kernel)
-        if task.dataset is not None:
-            self._end(entry, "rejected", Fault("dataset", "this cluster has no datasets", path="$.dataset"))
-            return
         if task.not_after_s is not None:
             entry.expires_at = now + task.not_after_s - age_s
             self._set_timer(entry.expires_at, entry)
-        due_at = now + task.delay_s - age_s if task.delay_s else 0.0
-        if task.attempts and task.attempts[-1].cause in CHARGED:
-            due_at = max(due_at, now + backoff_s(sum(a.cause in CHARGED for a in task.attempts)))
-        entry.due_at = due_at
-        if due_at > now:
+        entry.due_at = now + task.delay_s - age_s if task.delay_s else 0.0
+        if task.attempts:
+            entry.due_at = max(entry.due_at, now + pause_s(task.attempts))
+        if task.parent is not None and not self.partwork.entered(entry):
+            self._disown(entry, now)
+        elif task.dataset is not None:
+            self._begin_on_dataset(entry, task, now)
+        else:
+            self._begin(entry, task, now)
+
+    def _begin(self, entry: Entry, task: Task, now: float) -> None:
+        """All is known of it: it waits for its time, for others, or for a node."""
+        for child in self.partwork.known(entry):
+            self._disown(self.tasks[child], now)
+        if entry.phase is Phase.ASSIGNED:
+            return  # a former leader had given it out, and nobody knew yet what it is
+        entry.phase = Phase.READY
+        if entry.due_at > now:
             entry.phase = Phase.WAITING
-            self._set_timer(due_at, entry)
+            self._set_timer(entry.due_at, entry)
         if task.after and not task.attempts:  # what was tried before had all that it waits for
             self._wait_for(entry, task.after, now)
-        elif due_at <= now:
+        elif entry.due_at <= now:
             self._make_ready(entry)
+
+    def _begin_on_dataset(self, entry: Entry, task: Task, now: float, *, is_sure: bool = False) -> None:
+        """`is_sure`: its dataset was looked for just now."""
+        name, version = split_name(task.dataset or "")
+        manifest = self.partwork.datasets.manifest(name, version)
+        if manifest is None and not is_sure:
+            entry.phase = Phase.LOOKING
+            self.partwork.ask(name, entry.id, task)
+            return
+        fault = missing(task, self.partwork.datasets) if manifest is None else fault_of(task, manifest)
+        if fault is None and is_spread(task) and manifest is not None:
+            fault = self._excess(entry, manifest.parts)
+        if sum(attempt.cause == "data" for attempt in task.attempts) >= DATA_MISSES_MAX:
+            message = f"{DATA_MISSES_MAX} times a node did not have it: {task.attempts[-1].message}"
+            fault = Fault("data", message, path="$.dataset")
+        if fault is not None:
+            if entry.phase is not Phase.ASSIGNED:  # else its holder will say so
+                self._end(entry, "failed" if fault.kind == "data" else "rejected", fault, is_dead=fault.kind == "data")
+            return
+        assert manifest is not None
+        if version is None:
+            entry.phase = Phase.PINNING
+            self._out.append(Pin(entry.id, entry.version, manifest.version))
+            return
+        self.partwork.placed(entry, task, manifest)
+        self._begin(entry, task, now)
+
+    def _excess(self, entry: Entry, parts: int) -> Fault | None:
+        """Why a task cannot be done by so many children."""
+        if parts * (entry.size or 0) > SPREAD_BYTES_MAX:
+            most = SPREAD_BYTES_MAX // parts
+            message = (
+                f"$.args: expected a task of at most {most} bytes for {parts} parts, got {entry.size}: "
+                "pass large arguments by reference"
+            )
+            return Fault("task", message, path="$.args")
+        if parts >= self.admission.room.tasks:
+            message = f"expected fewer parts than the tasks that may wait, {self.admission.room.tasks}, got {parts}"
+            return Fault("dataset", f"$.dataset: {message}", path="$.dataset")
+        return None
+
+    def dataset_read(self, name: str, now: float) -> None:
+        """This dataset was read from the tree just now, as far as it is there."""
+        for task_id, task in self.partwork.asked.pop(name, {}).items():
+            entry = self.tasks.get(task_id)
+            if entry is not None and (entry.phase is Phase.LOOKING or self._is_given_unknown(entry)):
+                self._begin_on_dataset(entry, task, now, is_sure=True)
+        for task_id in [*self.partwork.waiting]:
+            entry = self.tasks[task_id]
+            if entry.part is not None and entry.part.name == name and not self.partwork.is_there(entry.part):
+                message = f"$.dataset: there is no version {entry.part.version} of the dataset {name} any more"
+                self._end(entry, "rejected", Fault("dataset", message, path="$.dataset"))
+
+    @staticmethod
+    def _is_given_unknown(entry: Entry) -> bool:
+        """It was found in the list of a node before it was known what it works on."""
+        return entry.phase is Phase.ASSIGNED and entry.part is None and entry.family is None
+
+    def datasets_changed(self) -> None:
+        """Parts may belong to other nodes now."""
+        self.partwork.are_moved = True
+
+    def spread(self, task_id: TaskId, czxid: int, version: int, now: float) -> None:
+        """Every child of this task is there, or has ended."""
+        entry = self.tasks.get(task_id)
+        if entry is None or (entry.czxid, entry.version) != (czxid, version) or entry.phase is not Phase.SPREADING:
+            return
+        assert entry.family is not None
+        self.partwork.making.pop(task_id)
+        entry.phase = Phase.WAITING
+        entry.is_dependent = True
+        self.dependencies.add(task_id, child_ids(entry.family.stem, entry.family.parts), now)
+
+    def parent_missing(self, task_id: TaskId, now: float) -> None:
+        """There is no such task, of which others say to be children."""
+        for child in self.partwork.missed(task_id):
+            self._disown(self.tasks[child], now)
+
+    def _disown(self, entry: Entry, now: float) -> None:
+        """Cancel a child: what it was to be a part of has gone, or is another by now."""
+        if entry.phase is Phase.ENDING:
+            return
+        self._settled(entry)
+        self._leave(entry, now)
+        entry.phase = Phase.ENDING
+        error = Fault("cancelled", f"the task that it was a part of, {entry.parent}, has gone or was changed")
+        self._out.append(Refuse(_end_of(entry, "cancelled", error)))
 
     def _wait_for(self, entry: Entry, after: list[TaskId], now: float) -> None:
         cycle = self.dependencies.cycle(entry.id, after)
@@ -167,15 +297,28 @@ class Dispatch:
         entry.is_dependent = True
         self.dependencies.add(entry.id, after, now)
 
-    def dependency_ended(self, task_id: TaskId, status: Status, now: float) -> None:
+    def dependency_ended(self, task_id: TaskId, status: Status, now: float, result: Result | None = None) -> None:
         """A task that others wait for has this result."""
         for dependent in self.dependencies.ended(task_id):
             entry = self.tasks[dependent]
-            if status != "done":
+            if entry.family is not None and self.partwork.is_child(task_id, entry):
+                if status != "done":
+                    ended, fault = failed_part(entry, task_id, result, status)
+                    self._end(entry, ended, fault, is_dead=ended == "failed")
+                elif not self.dependencies.pending[dependent]:
+                    self._gather(entry)
+            elif status != "done":
                 message = f"it was to run after {task_id}, which ended {status}"
                 self._end(entry, "failed", Fault("dependency", message, path="$.after"), is_dead=True)
             elif not self.dependencies.pending[dependent] and entry.due_at <= now:
                 self._make_ready(entry)
+
+    def _gather(self, entry: Entry) -> None:
+        """All children are done: what they gave is put together, by whoever has the kernel for that."""
+        assert entry.family is not None
+        entry.family.is_done = True
+        entry.need = replace(entry.need, kernel=entry.family.gatherer)
+        self._make_ready(entry)
 
     def dependency_open(self, task_id: TaskId, now: float) -> None:
         """A task that others wait for has no result yet."""
@@ -201,13 +344,15 @@ class Dispatch:
             return
         self.ended[task_id] = entry.ttl_s
         self._forget_size(entry)
+        for child in self.partwork.left(entry):
+            self._disown(self.tasks[child], now)
         if len(self.ended) > ENDED_REMEMBERED:
             del self.ended[next(iter(self.ended))]
         self._settled(entry)
         attempt = entry.attempt if entry.node else 0
         mourn = Mourn(entry.id, entry.czxid, attempt, entry.attempts, entry.ttl_s, entry.traceparent)
         # Nobody holds it, or whoever held it has lost it by the change of version and will not publish.
-        if entry.phase in (Phase.WAITING, Phase.READY, Phase.ORPHANED) or entry.has_moved:
+        if entry.phase in IDLE or entry.phase is Phase.ORPHANED or entry.has_moved:
             self._mourn(mourn)
         holders = [self.members[node] for node in entry.holders if entry.phase is Phase.ASSIGNED]
         self._leave(entry, now)
@@ -223,12 +368,13 @@ class Dispatch:
         """The task is there and its content cannot be had, now that somebody has changed it."""
         if task_id in self.tasks:
             self._leave(self.tasks[task_id], now)
+            self.partwork.moved(self.tasks[task_id])
         self._end_unread(task_id, czxid, version, BadRecord("$", f"expected a znode that zkd may read: {why}"))
 
     def task_unwritable(self, task_id: TaskId, version: int) -> None:
         """The task cannot be taken back: its attempts cannot be counted, so nobody may run it."""
         entry = self.tasks.get(task_id)
-        if entry is not None and entry.version == version and entry.phase is Phase.ORPHANED:
+        if entry is not None and entry.version == version and entry.phase in (Phase.ORPHANED, Phase.PINNING):
             why = "$: expected a znode that zkd may write, to count its attempts: its ACL does not let it"
             self._settled(entry)
             self._end(entry, "rejected", Fault("task", why, path="$"))
@@ -241,6 +387,7 @@ class Dispatch:
             known = None
         if known is None:
             known = self.members[record.node] = Member(record, self.states.get(record.node, "active"))
+            self.partwork.are_moved = True
             known.pace.at = now
             self._learn(known)
         elif known.record != record:
@@ -322,7 +469,7 @@ class Dispatch:
                 if entry.node != node:
                     self._lend(entry, member)
                 continue
-            if entry.phase not in (Phase.READY, Phase.WAITING):
+            if entry.phase not in IDLE:
                 continue
             if member is None and entry.is_speculative:
                 self._found_lost[entry.id] = node
@@ -362,13 +509,17 @@ class Dispatch:
     def commands(self, now: float) -> list[Command]:
         """Everything that is due now. Calling it again at the same moment gives nothing."""
         for task_id, node in self._found_lost.items():
-            if task_id in self.tasks and self.tasks[task_id].phase in (Phase.READY, Phase.WAITING):
+            if task_id in self.tasks and self.tasks[task_id].phase in IDLE:
                 self._lost_holder(self.tasks[task_id], node)
         self._found_lost.clear()
         self._fire_timers(now)
         self._refuse_strangers(now)
+        self._spread_crowded()
         if self._is_unsorted:
             self._sort_anew()
+        if self.partwork.are_moved:
+            self._move_home()
+        self._ask()
         self.queues.match(now, lambda entry, member: self._assign(entry, member, now))
         self._copy_late(now)
         looks = self.dependencies.due(now)
@@ -393,7 +544,7 @@ class Dispatch:
 
     def wants(self, task_id: TaskId) -> bool:
         """Whether the result of this task has to stay where it is: others are to run after it."""
-        return task_id in self.dependencies
+        return task_id in self.dependencies or self.partwork.wants(task_id)
 
     def why(self, task_id: TaskId, now: float) -> str:
         """In words, what this task waits for; empty if there is no such task."""
@@ -429,7 +580,7 @@ class Dispatch:
                 continue
             if entry.phase is Phase.ASSIGNED and entry.is_speculative:
                 self._watch(entry, now)
-            if entry.phase not in (Phase.WAITING, Phase.READY):
+            if entry.phase not in IDLE:
                 continue  # an assigned task's deadline is its holder's business
             if entry.expires_at is not None and entry.expires_at <= now:
                 self._end(entry, "expired", Fault("expired", "not_after_s passed before the task was started"))
@@ -450,14 +601,12 @@ class Dispatch:
             self._forget_size(known)
         # One that was tried, or put back after it was dead, was in before, and has a version. Attempts of one that has
         # none are made up.
-        if is_arrival and entry.version == 0:
+        if is_arrival and entry.version == 0 and entry.parent is None:  # a child was weighed with its parent
             fault = self.admission.refusal(entry.submitter, size, was_there=entry.czxid <= self.inherited)
             if fault is not None:
                 entry.phase = Phase.ENDING
                 entry.ttl_s = REFUSAL_TTL_S
-                life, kernel = (entry.id, entry.czxid, entry.version), entry.need.kernel
-                end = End(*life, "rejected", fault, kernel, 0, [], REFUSAL_TTL_S, entry.traceparent)
-                self._out.append(Refuse(end))
+                self._out.append(Refuse(replace(_end_of(entry, "rejected", fault), attempt=0, attempts=[])))
                 return False
         self.admission.enter(entry.submitter, size)
         entry.size = size
@@ -469,11 +618,57 @@ class Dispatch:
             entry.size = None
 
     def _queue(self, entry: Entry) -> None:
-        kernel = entry.need.kernel
-        if kernel in self._catalogue.seen:
-            self.queues.push(entry)
+        for kernel in entry.kernels:
+            if kernel not in self._catalogue.seen:
+                self._strangers.add(kernel, entry.id)
+                return
+        if entry.part is not None:
+            self.partwork.waiting[entry.id] = None
+            entry.homes = self.partwork.homes(entry.part)
+        if entry.family is not None and not entry.family.is_done:
+            self._spread(entry)
         else:
-            self._strangers.add(kernel, entry.id)
+            self.queues.push(entry)
+
+    def _spread(self, entry: Entry) -> None:
+        """Have the children dropped, if there is room for them now."""
+        assert entry.family is not None
+        making, parts = sum(self.partwork.making.values()), entry.family.parts
+        if self.admission.total.tasks + making + parts > self.admission.room.tasks:
+            self.partwork.crowded[entry.id] = None
+            return
+        self.partwork.crowded.pop(entry.id, None)
+        self.partwork.making[entry.id] = parts
+        entry.phase = Phase.SPREADING
+        self._out.append(Spread(entry.id, entry.czxid, entry.version, entry.family.stem, parts))
+
+    def _spread_crowded(self) -> None:
+        for task_id in list(self.partwork.crowded):
+            entry = self.tasks[task_id]
+            self._spread(entry)
+            if entry.phase is Phase.READY:
+                return  # in turn, or a large one would never find room
+
+    def _move_home(self) -> None:
+        """Queue what is bound to parts for the nodes that these belong to now."""
+        self.partwork.are_moved = False
+        for task_id in list(self.partwork.waiting):
+            entry = self.tasks[task_id]
+            assert entry.part is not None
+            if not self.partwork.is_there(entry.part):
+                self.partwork.ask(entry.part.name)
+            elif self.queues.is_misplaced(entry, self.partwork.homes(entry.part)):
+                if entry.lanes:
+                    self.queues.leave(entry)
+                self._queue(entry)
+
+    def _ask(self) -> None:
+        """Have looked at what is not in the picture."""
+        self._out.extend(LookUp(name) for name in self.partwork.to_look)
+        self.partwork.to_look.clear()
+        if self.partwork.to_find:
+            self._out.append(Find(list(self.partwork.to_find)))
+            self.partwork.to_find.clear()
 
     def _sort_anew(self) -> None:
         self._is_unsorted = False
@@ -528,7 +723,7 @@ class Dispatch:
             if entry is None or entry.phase is not Phase.ASSIGNED or entry.copy is not None or entry.has_moved:
                 continue
             # A list that is owed is not written before what it says of a former life is settled.
-            member = self.queues.spare(entry.need, now, [*entry.holders, *self._owed])
+            member = self.queues.spare(entry, now, [*entry.holders, *self._owed])
             if member is None:
                 self._set_timer(now + LOOK_AGAIN_S, entry)
                 continue
@@ -603,8 +798,9 @@ class Dispatch:
             )
             for task_id in dict.fromkeys(tasks):
                 entry = self.tasks.get(task_id)
-                if entry is not None and entry.phase is Phase.READY and entry.need.kernel == kernel:
-                    self._end(entry, "rejected", Fault("kernel", message, path="$.kernel"))
+                if entry is not None and entry.phase is Phase.READY and kernel in entry.kernels:
+                    place = "$.kernel" if kernel == entry.need.kernel else "$.combine"
+                    self._end(entry, "rejected", Fault("kernel", message, path=place))
 
     def _end_wait(self, entry: Entry) -> None:
         """It waits no longer, in a lane or for other tasks."""
@@ -613,25 +809,14 @@ class Dispatch:
         if entry.is_dependent:
             entry.is_dependent = False
             self.dependencies.forget(entry.id)
+        if entry.part is not None or entry.family is not None:
+            self.partwork.waits_no_longer(entry.id)
 
     def _end(self, entry: Entry, status: Status, error: Fault, *, is_dead: bool = False) -> None:
         self._end_wait(entry)
         entry.phase = Phase.ENDING
-        self._out.append(
-            End(
-                entry.id,
-                entry.czxid,
-                entry.version,
-                status,
-                error,
-                entry.need.kernel or None,
-                entry.attempt - 1,
-                entry.attempts,
-                entry.ttl_s,
-                entry.traceparent,
-                is_dead,
-            )
-        )
+        # A child is dead with its parent, which can be put back; it alone cannot.
+        self._out.append(_end_of(entry, status, error, is_dead=is_dead and entry.parent is None))
 
     def _end_unread(self, task_id: TaskId, czxid: int, version: int, bad: BadRecord) -> None:
         if task_id in self.tasks:
@@ -666,6 +851,7 @@ class Dispatch:
             "states": len(self.states),
             "owed": sum(map(len, self._owed.values())),
             "dependents": len(self.dependencies.pending),
+            "partwork": self.partwork.size(),
         }
 
     def check(self) -> Iterator[str]:
@@ -700,6 +886,7 @@ class Dispatch:
             if entry.is_dependent != (entry.id in self.dependencies.pending):
                 yield f"{entry.id} waits for others: {entry.is_dependent}, which they know otherwise"
         yield from self.dependencies.check(self.tasks)
+        yield from self.partwork.check(self.tasks)
         yield from self.queues.check()
         counted: Counter[str] = Counter()
         running: Counter[str] = Counter()
@@ -713,9 +900,33 @@ class Dispatch:
             yield f"of kernels are held {dict(running)}, which the limits do not know"
 
 
+def _end_of(entry: Entry, status: Status, error: Fault, *, is_dead: bool = False) -> End:
+    return End(
+        entry.id,
+        entry.czxid,
+        entry.version,
+        status,
+        error,
+        entry.need.kernel or None,
+        entry.attempt - 1,
+        entry.attempts,
+        entry.ttl_s,
+        entry.traceparent,
+        is_dead,
+    )
+
+
 def _demanded(record: Node) -> Node:
     """What of it tells who suits whom."""
     return msgspec.structs.replace(record, draining=False, missed=[])
+
+
+def pause_s(attempts: list[Attempt]) -> float:
+    """The wait after these attempts. A part that is missing is on its way, most likely: it is tried for ever slower."""
+    last = attempts[-1].cause
+    if last in CHARGED:
+        return backoff_s(sum(attempt.cause in CHARGED for attempt in attempts))
+    return backoff_s(sum(attempt.cause == "data" for attempt in attempts)) if last == "data" else 0.0
 
 
 def backoff_s(charged: int) -> float:

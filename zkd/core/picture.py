@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 
 
 class Phase(Enum):
-    WAITING = "waiting"  # for a moment in time
+    LOOKING = "looking"  # for its dataset, which is not in the picture
+    PINNING = "pinning"  # the version of its dataset is being written into it
+    WAITING = "waiting"  # for a moment in time, or for other tasks
+    SPREADING = "spreading"  # its children are being dropped
     READY = "ready"  # for a node
     ASSIGNED = "assigned"
     ORPHANED = "orphaned"  # its node was lost, and the leader is taking it back
     ENDING = "ending"  # the leader is ending it itself
+
+
+# In which nobody has begun it.
+IDLE = frozenset({Phase.LOOKING, Phase.PINNING, Phase.WAITING, Phase.READY, Phase.SPREADING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,30 @@ def graded(memory: int | None) -> int | None:
         return None
     step = 1 << max(0, memory.bit_length() - 9)
     return -(-memory // step) * step
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a task works on that has to run where this is."""
+
+    name: str
+    version: int
+    number: int
+    is_kept: bool = True  # on nodes; else it lies in a store of its own, and any node will do
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.name}@{self.version}"
+
+
+@dataclass(slots=True)
+class Family:
+    """Of a task on all parts of a dataset: the tasks that do one each."""
+
+    stem: str  # what their ids begin with
+    dataset: str  # NAME@VERSION
+    parts: int
+    gatherer: str  # the kernel that is given what they gave
+    is_done: bool = False  # all of them
 
 
 @dataclass(slots=True)
@@ -77,10 +108,21 @@ class Entry:
     is_speculative: bool = False
     copy: NodeId | None = None  # a second node that holds it, by the same line
     is_dependent: bool = False  # it waits for other tasks
+    part: Part | None = None
+    homes: tuple[NodeId, ...] | None = None  # of its part, when it was queued: nowhere else may it run
+    family: Family | None = None
+    parent: TaskId | None = None  # the task whose part it is
 
     @property
     def holders(self) -> list[NodeId]:
         return [node for node in (self.node, self.copy) if node is not None]
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """All that it needs somebody to have, now and later."""
+        if self.family is None or self.family.is_done:
+            return (self.need.kernel,)
+        return (self.need.kernel, self.family.gatherer)
 
     @property
     def attempt(self) -> int:

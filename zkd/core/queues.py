@@ -89,8 +89,27 @@ class Queues:
 
     def push(self, entry: Entry) -> None:
         entry.patient_until = None
-        self._enter(entry, (*self._near_lanes(entry), self.lane(entry.need)))
+        if entry.homes is None:
+            self._enter(entry, (*self._near_lanes(entry), self.lane(entry.need)))
+        elif lanes := self._home_lanes(entry):
+            self._enter(entry, lanes)
+        else:
+            return  # it waits in no lane, until one of its homes is here
         self.count += 1
+
+    def _home_lanes(self, entry: Entry) -> tuple[Lane, ...]:
+        """One for each node that it may run on, and none beside."""
+        need = entry.need
+        here = [name for name in entry.homes or () if name in self._members and need.node in (None, name)]
+        lanes = (self.lane(replace(need, node=name)) for name in here)
+        return tuple(lane for lane in lanes if lane.suits(self._members[lane.demand.node or ""]))
+
+    def is_misplaced(self, entry: Entry, homes: tuple[NodeId, ...] | None) -> bool:
+        """Whether it waits for other nodes than those of its homes that are here."""
+        if homes != entry.homes:
+            return True
+        here = [name for name in homes or () if name in self._members]
+        return homes is not None and len(here) != len(entry.lanes)
 
     def _near_lanes(self, entry: Entry) -> tuple[Lane, ...]:
         """A lane of its own for each preferred node that could run it: there it is served when its turn is there."""
@@ -297,8 +316,10 @@ class Queues:
             if lane.demand.slots > 1 or lane.demand.memory is not None:
                 self._keep_gap(lane, now)
             return False
-        member = self._members[name]
         entry = self._tasks[head[3][1]]
+        if entry.homes is not None:
+            name = self._roomiest(entry, head)
+        member = self._members[name]
         if entry.patience_s and name not in entry.near and lane.demand.node is None and self._waits_near(entry, now):
             return True  # the next in this lane may go
         member.given += 1
@@ -329,11 +350,24 @@ class Queues:
         entry.lanes = tuple(near)
         return True
 
-    def spare(self, need: Need, now: float, closed: Iterable[NodeId]) -> Member | None:
-        """A node with free slots for such a task that nobody waits for, but for those in `closed`."""
+    def _roomiest(self, entry: Entry, head: Urgency) -> NodeId:
+        """The least loaded of its homes that have room, rather not one that lacked its part just now."""
+        last = entry.attempts[-1] if entry.attempts else None
+        lacked = last.node if last is not None and last.cause == "data" else None
+        names = (lane.node(self.room, self._closed(lane, head)) for lane in entry.lanes)  # where its turn came has room
+        return min(
+            (name for name in names if name is not None), key=lambda name: (name == lacked, self.room.rank(name))
+        )
+
+    def spare(self, entry: Entry, now: float, closed: Iterable[NodeId]) -> Member | None:
+        """A node with free slots for this task that nobody waits for, but for those in `closed`."""
+        need = entry.need
         if need.kernel in self._limits and self._limits.opens_at(need.kernel, now) > now:
             return None
-        name = self.lane(need).node(self.room, {*closed, *self.kept})
+        shut = {*closed, *self.kept}
+        lanes = (self.lane(need),) if entry.homes is None else self._home_lanes(entry)
+        names = [name for lane in lanes if (name := lane.node(self.room, shut)) is not None]
+        name = min(names, key=self.room.rank, default=None)
         return None if name is None or self._members[name].free_slots < need.slots else self._members[name]
 
     def _oldest(self, entry: Entry, member: Member, now: float) -> Entry:

@@ -25,6 +25,10 @@ def tell(mind: Dispatch, task_id: str, now: float) -> str:
         return ""
     if entry.phase is Phase.ENDING:
         return "The leader is ending it: its result is about to be there."
+    if entry.phase in (Phase.LOOKING, Phase.PINNING):
+        return "The leader is looking for its dataset, and for the version that it is about."
+    if entry.phase is Phase.SPREADING and entry.family is not None:
+        return f"A task for each of the {entry.family.parts} parts of {entry.family.dataset} is being dropped."
     if entry.phase is Phase.ORPHANED:
         return (
             f"It was held by {entry.lost_by}, which was lost; the leader is taking it back to give it to another node."
@@ -56,7 +60,12 @@ def _waiting(mind: Dispatch, entry: Entry, now: float) -> str:
             else f"Its delay is not over: {left} are left."
         )
     pending = sorted(mind.dependencies.pending.get(entry.id, ()))
-    if pending:
+    if pending and entry.family is not None and mind.partwork.is_child(pending[0], entry):
+        done = entry.family.parts - len(pending)
+        told.append(
+            f"{done} of the {entry.family.parts} parts of {entry.family.dataset} are done; it waits for the rest."
+        )
+    elif pending:
         promised = [task_id for task_id in pending if task_id not in mind.tasks]
         told.append(f"It waits for {_count(len(pending), 'task')} to be done: {_names(pending)}.")
         if promised:
@@ -68,9 +77,16 @@ def _ready(mind: Dispatch, entry: Entry, now: float) -> str:
     need = entry.need
     if not mind.members:
         return "No node is here."
-    if not entry.lanes:
+    if entry.id in mind.partwork.crowded and entry.family is not None:
+        return f"So much waits that there is no room for the {entry.family.parts} tasks that it is made of."
+    if entry.part is not None and entry.homes is not None:
+        able, refusal = _at_home(mind, entry, entry.homes)
+        if refusal:
+            return refusal
+    elif not entry.lanes:
         return f"No node has a kernel {need.kernel!r}. If none with it comes at once, the task is rejected."
-    able = [mind.members[name] for name in sorted(mind.members)]
+    else:
+        able = [mind.members[name] for name in sorted(mind.members)]
     for passed, refusal in _sieves(able, entry):
         if not passed:
             return refusal
@@ -90,6 +106,19 @@ def _ready(mind: Dispatch, entry: Entry, now: float) -> str:
             f"It waits for {' or '.join(entry.near)}, which it prefers, another {_seconds(entry.patient_until - now)}."
         )
     return _room(mind, entry, able, now) + _place(mind, entry)
+
+
+def _at_home(mind: Dispatch, entry: Entry, homes: tuple[str, ...]) -> tuple[list[Member], str]:
+    """The nodes of its part that are here, or what to say if there is none."""
+    if not homes:
+        return [], f"It works on {entry.part}, and no node keeps data."
+    here = [mind.members[name] for name in homes if name in mind.members]
+    kept = f"It works on {entry.part}, which is kept by {' and '.join(homes)}"
+    if entry.need.node is not None and entry.need.node not in homes:
+        return [], f"{kept}, and must run on node {entry.need.node}, which does not keep it."
+    if not here:
+        return [], f"{kept}: none of them is here."
+    return here, ""
 
 
 def _sieves(nodes: list[Member], entry: Entry) -> Iterator[tuple[list[Member], str]]:

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
-from zkd import codec
+from zkd import children, codec
+from zkd.core.admission import KIND as OVERLOADED
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
-from zkd.core.commands import Assign, End, Look, Mourn, Refuse, TakeBack
+from zkd.core.commands import Assign, End, Find, Look, LookUp, Mourn, Pin, Refuse, Spread, TakeBack
 from zkd.core.dispatch import Dispatch
 from zkd.core.lists import Lists
+from zkd.core.partwork import Datasets
+from zkd.core.spreads import pinned
 from zkd.endings import Ending, Endings, cancelled, timestamp
 from zkd.errors import (
     BadRecord,
@@ -80,7 +83,10 @@ class Dispatcher:
         log: Log,
         hand_over: Callable[[Assignment, dict[TaskId, Fresh]], None],
         room: Callable[[], Room] = Room,
+        datasets: Datasets | None = None,
+        look_up: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """`datasets` is this node's picture of them, `look_up` reads one of them from the tree into it."""
         self._session = session
         self._paths = paths
         self._node = node
@@ -89,6 +95,8 @@ class Dispatcher:
         self._log = log
         self._hand_over = hand_over  # our own node's share goes to its executor directly
         self._room = room
+        self._datasets = datasets
+        self._look_up = look_up
         self._refusals_told = (0, 0.0)  # how many there were, and when
         self._events: list[Event] = []
         self._wake = asyncio.Event()
@@ -105,6 +113,12 @@ class Dispatcher:
         self._lists = Lists()
         self.mind: Dispatch | None = None
         self._last: tuple[int, Dispatch] | None = None  # our last reign's epoch, and the picture at its end
+
+    def datasets_changed(self) -> None:
+        """The picture of the datasets is another: parts may belong to other nodes."""
+        if self.mind is not None:
+            self.mind.datasets_changed()
+            self._wake.set()
 
     def sizes(self) -> dict[str, int]:
         """How much the leader remembers, in mind and hands."""
@@ -145,7 +159,8 @@ class Dispatcher:
         self._reading.clear()
         self._fresh.clear()
         self._lists = Lists()
-        mind = Dispatch(self._node, loss_s=self._session.timeout_s)  # that of the others is most likely the same
+        # The timeout of the others is most likely the same.
+        mind = Dispatch(self._node, loss_s=self._session.timeout_s, datasets=self._datasets)
         await self._catch_up(session_id, check)
         await self._load(mind)
         self.mind = mind
@@ -437,8 +452,10 @@ class Dispatcher:
                     group.create_task(self._take_back(mind, command, session_id, check))
                 elif isinstance(command, Look):
                     group.create_task(self._look(mind, command))
-                else:
+                elif isinstance(command, Mourn):
                     mourns.append(command)
+                else:
+                    group.create_task(self._further(mind, command, session_id, check))
             if len(mourns) > MOURNED_UNSEEN_MAX:
                 group.create_task(self._mourn_many(mind, group, mourns, session_id, check))
             else:
@@ -531,7 +548,10 @@ class Dispatcher:
     async def _refuse(self, mind: Dispatch, refused: list[End], session_id: int, check: Check) -> None:
         """Reject arrivals that are too much, many to a transaction: a flood must cost less than its work would."""
         paths = self._paths
-        self._tell_refusals(mind, refused[-1])
+        if refused[-1].error.kind == OVERLOADED:
+            self._tell_refusals(mind, refused[-1])
+        else:
+            self._log.info("task.parts_cancelled", count=len(refused), error=refused[-1].error.message)
         left = list(refused)
         while left:
             ops: list[Check | Create | Delete] = [check]
@@ -565,12 +585,50 @@ class Dispatcher:
                 try:
                     if isinstance(got, ZooKeeperError):
                         raise BadRecord("$", str(got))
-                    mind.dependency_ended(task_id, codec.decode(got.data, Result).status, self._now())
+                    result = codec.decode(got.data, Result)
+                    mind.dependency_ended(task_id, result.status, self._now(), result)
                 except BadRecord as error:
                     if not isinstance(got, NoNode):
                         self._log.warning("result.unreadable", id=task_id, error=str(error))
                     mind.dependency_open(task_id, self._now())
         self._wake.set()
+
+    async def _further(self, mind: Dispatch, command: LookUp | Pin | Spread | Find, within: int, check: Check) -> None:
+        """What tasks on datasets need beside what all tasks do."""
+        if isinstance(command, LookUp):
+            if self._look_up is not None:
+                await self._look_up(command.name)
+            mind.dataset_read(command.name, self._now())
+        elif isinstance(command, Pin):
+            await self._pin(mind, command, within, check)
+        elif isinstance(command, Spread):
+            try:
+                dropped = await children.drop(self._session, self._paths, command, within=within, guard=check)
+            except children.Abandoned:
+                return  # which is an event of its own
+            self._log.info("task.spread", id=command.id, parts=command.parts, dropped=dropped)
+            mind.spread(command.id, command.czxid, command.version, self._now())
+        else:
+            for task_id in command.ids:
+                if not is_name(task_id) or await self._session.exists(self._paths.task(task_id)) is None:
+                    mind.parent_missing(task_id, self._now())
+        self._wake.set()
+
+    async def _pin(self, mind: Dispatch, pin: Pin, within: int, check: Check) -> None:
+        """Write the version into the task, so that all that follows is about the same. It comes back as an event."""
+        try:
+            found = await self._session.get(self._paths.task(pin.id))
+        except (NoNode, NoAuth):
+            return  # it went, which is an event of its own; or was hidden, and is found when all are counted
+        if found.stat.version != pin.version:
+            return
+        task = pinned(codec.decode_task(found.data), pin.dataset_version)
+        ending = await self._endings.record_attempts(
+            pin.id, pin.version, task, task.attempts, within=within, guard=check
+        )
+        self._heed(ending)
+        if ending is Ending.STUCK:
+            mind.task_unwritable(pin.id, pin.version)
 
     def _heed(self, ending: Ending) -> None:
         if ending in (Ending.DEPOSED, Ending.SESSION_OVER):
