@@ -290,6 +290,16 @@ class DataUnavailable(ZkdError):
     """No node that is here has these bytes, or too few nodes took a copy. Nothing was changed."""
 
 
+class DataElsewhere(DataUnavailable):
+    """This node does not hold the part; `holders` say that they do, `homes` are those that should."""
+
+    def __init__(self, message: str, part: int, holders: Sequence[str], homes: Sequence[str]) -> None:
+        super().__init__(message)
+        self.part = part
+        self.holders = list(holders)
+        self.homes = list(homes)
+
+
 class DataDamaged(ZkdError):
     """Bytes that are not what their digest says, or a file that is not what its manifest says."""
 
