@@ -48,7 +48,7 @@ from zkd.node.view import View
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
-from zkd.store import BlobStore, Home
+from zkd.store import BlobStore, Home, SegmentStore
 from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
@@ -129,6 +129,7 @@ class Daemon:
         self._home = stack.enter_context(Home(node.data_dir))
         store = BlobStore(node.data_dir)
         self._store = store
+        self._segments = SegmentStore(node.data_dir)
         # The HTTP server takes as long to import as the workers take to get warm; they are other processes.
         http = asyncio.get_running_loop().run_in_executor(None, import_module, "zkd.net.server")
         self._pool = await stack.enter_async_context(
@@ -463,7 +464,7 @@ class Daemon:
         host, port = address(self.settings.node.http)
         try:
             port = await self._stack.enter_async_context(
-                serve(host, port, self._store, self._token, self._not_ready, self._samples, self._why)
+                serve(host, port, self._store, self._token, self._not_ready, self._samples, self._why, self._segments)
             )
         except OSError as error:
             raise BadSettings(f"node.http: cannot listen on {self.settings.node.http}: {error.strerror}") from None

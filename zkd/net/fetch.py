@@ -29,7 +29,9 @@ def session() -> aiohttp.ClientSession:
 async def opened(http: aiohttp.ClientSession, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
     """The body at this URL, in chunks, for the caller to count and check; `ResultLost` with what went wrong."""
     try:
-        async with http.get(url, allow_redirects=False) as response:
+        async with asyncio.timeout(STALL_S):  # aiohttp's own bound ends with any line that comes
+            response = await http.get(url, allow_redirects=False)
+        async with response:
             if response.status != 200:
                 raise ResultLost(f"HTTP {response.status}")
             yield response.content.iter_chunked(CHUNK)

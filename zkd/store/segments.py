@@ -17,7 +17,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -147,7 +147,7 @@ class SegmentStore:
         finally:
             steps.close()
 
-    async def read(self, segment_id: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, segment_id: str, start: int = 0, stop: int | None = None) -> AsyncGenerator[bytes]:
         """The packed form from byte `start` to before `stop`, in pieces of up to a block, each checked.
 
         Raises as `describe`, also between two pieces.

@@ -1,0 +1,143 @@
+"""Reads some columns of a segment from the nodes that have it, into memory, for who does not want to keep it.
+
+The digest of segment.json is the segment's id, so nothing is believed but that; each block is compared with its
+checksum as it comes and each file with its digest at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import aiohttp
+from blake3 import blake3
+from xxhash import xxh3_64_intdigest
+
+from zkd.errors import DataDamaged, DataUnavailable
+from zkd.manifests import BLOCK_BYTES, Segment, SegmentRef
+from zkd.net.bodies import MIB, Refused, Stopped, answered, bearer, opened, pieces, words_of
+from zkd.store.segment_files import (
+    HEAD_BYTES,
+    SEGMENT_JSON_BYTES_MAX,
+    file_name,
+    header_of,
+    parse,
+    short,
+    size_of,
+)
+
+
+async def manifest(http: aiohttp.ClientSession, address: str, token: str, ref: SegmentRef) -> tuple[Segment, int]:
+    """What segment.json of this segment says, and its length. Raises `Stopped`, `DataDamaged`."""
+    url = f"{address}/v1/segments/{ref.id}/manifest"
+    async with answered(http, url, bearer(token)) as answer:
+        if answer.status != 200:
+            raise Refused(f"HTTP {answer.status}: {await words_of(answer)}")
+        size = answer.content_length
+        if size is None or size > SEGMENT_JSON_BYTES_MAX:
+            raise Refused(f"expected at most {SEGMENT_JSON_BYTES_MAX} bytes, got {size}")
+        text = b"".join([piece async for piece in pieces(answer.content, size)])
+    segment = parse(text, ref.id)
+    if size_of(segment) != ref.size or segment.rows != ref.rows:
+        raise DataDamaged(f"{short(ref.id)}: expected {ref.rows} rows in {ref.size} bytes, it has other ones")
+    return segment, len(text)
+
+
+async def read_files(
+    http: aiohttp.ClientSession, addresses: Sequence[str], token: str, ref: SegmentRef, files: Sequence[int]
+) -> tuple[Segment, dict[int, bytearray]]:
+    """Some .npy files of a segment, by number (0: the rows' numbers, n: column n - 1), verified, in memory.
+
+    Goes on at another node where one stops. Raises `DataUnavailable` with what each says. An address may be given
+    more than once to be asked more than once.
+    """
+    faults: list[str] = []
+    reading: _Reading | None = None
+    for address in addresses:
+        try:
+            if reading is None:
+                segment, json_size = await manifest(http, address, token, ref)
+                reading = _Reading(ref.id, segment, HEAD_BYTES + json_size, files)
+            while (run := reading.missing()) is not None:
+                url = f"{address}/v1/segments/{ref.id}"
+                async with opened(http, url, token, *run) as (content, size, _):
+                    await reading.take(pieces(content, size))
+            return reading.segment, reading.done
+        except (DataDamaged, Stopped) as error:
+            faults.append(f"{address}: {error}")
+    raise DataUnavailable(f"{short(ref.id)} cannot be read: {'; '.join(faults[-8:]) or 'no node has it'}")
+
+
+class _Reading:
+    """The files of a segment that are wanted, those that are here, and how far the one is that comes now."""
+
+    def __init__(self, segment_id: str, segment: Segment, head_bytes: int, files: Sequence[int]) -> None:
+        self.segment = segment
+        self.done: dict[int, bytearray] = {}
+        self._id = segment_id
+        self._wanted = sorted(set(files))
+        self._starts = [head_bytes]
+        for file in segment.files:
+            self._starts.append(self._starts[-1] + file.size)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Turn to the next file."""
+        self._data = bytearray()
+        self._good = 0  # bytes of it that are right
+        self._digest = blake3()
+
+    def missing(self) -> tuple[int, int] | None:
+        """The next run of bytes that has to be fetched, None if there is no more: neighbours come together."""
+        left = self._wanted[len(self.done) :]
+        if not left:
+            return None
+        last = 0
+        while last + 1 < len(left) and left[last + 1] == left[last] + 1:
+            last += 1
+        return self._starts[left[0]] + self._good, self._starts[left[last] + 1]
+
+    async def take(self, chunks: AsyncIterator[bytes]) -> None:
+        """Take the bytes of `missing`. Raises `DataDamaged`, and what `chunks` does: what was right before stays."""
+        del self._data[self._good :]
+        pending: list[bytes] = []
+        size = 0
+        async for chunk in chunks:
+            pending.append(chunk)
+            size += len(chunk)
+            if size >= MIB:
+                await asyncio.to_thread(self._add, b"".join(pending))
+                pending, size = [], 0
+        await asyncio.to_thread(self._add, b"".join(pending))
+
+    def _add(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            number = self._wanted[len(self.done)]
+            file = self.segment.files[number]
+            taken = rest[: file.size - len(self._data)]
+            self._data += taken
+            rest = rest[len(taken) :]
+            self._check(number)
+            if self._good == file.size:
+                if self._digest.hexdigest() != file.blake3:
+                    self._begin()
+                    raise DataDamaged(f"{short(self._id)}: {file_name(number)} has another digest")
+                self.done[number] = self._data
+                self._begin()
+
+    def _check(self, number: int) -> None:
+        """Check the blocks that are complete."""
+        file = self.segment.files[number]
+        with memoryview(self._data) as view:
+            while self._good < file.size:
+                stop = min(self._good + BLOCK_BYTES, file.size)
+                if stop > len(view):
+                    return
+                with view[self._good : stop] as block:
+                    if xxh3_64_intdigest(block) != file.blocks[self._good // BLOCK_BYTES]:
+                        raise DataDamaged(f"{short(self._id)}: {file_name(number)} has another checksum")
+                    if not self._good and not bytes(block[:16384]).startswith(header_of(self.segment, number)[:16384]):
+                        raise DataDamaged(f"{short(self._id)}: {file_name(number)}: expected its .npy header")
+                    self._digest.update(block)
+                self._good = stop
