@@ -1,6 +1,6 @@
 """Kernels: the functions that tasks name. Pure, synchronous, numbers in and numbers out.
 
-    declaration    @kernel, a mark on a function           array, statistics, linalg, descent, probe   built-ins
+    declaration    @kernel, a mark on a function    array, statistics, summaries, linalg, descent, probe   built-ins
     registry       names -> kernels                        numpy_functions                numpy.<name>, by rule
     binding        JSON arguments -> checked arguments     calling                        what a worker calls
     current        current_task(), report()

@@ -2,11 +2,13 @@
 
 Means and squared deviations are carried as (count, mean, m2) and merged by the rule of Chan, Golub and
 LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979). Where the
-mean is 10**k deviations away from zero it loses k digits; the textbook's sum of squares loses 2k.
+mean is 10**k deviations away from zero it loses k digits; the textbook's sum of squares loses 2k. Histograms,
+groups and quantiles by parts are in `zkd.kernels.summaries`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ import msgspec
 import numpy as np
 
 from zkd.kernels.declaration import kernel
-from zkd.kernels.shapes import ROWS_A_BLOCK, Floats, Labels, Matrix, Numbers, Vector
+from zkd.kernels.shapes import ROWS_A_BLOCK, Floats, Labels, Matrix, Numbers, Vector, rows_of, side_by_side
 
 # ruff: noqa: N803 - X is a matrix of rows, as in the literature
 
@@ -51,7 +53,7 @@ def describe(x: Floats, axis: int | None = None) -> dict[str, Any]:
     if x.size == 0:
         raise ValueError(f"expected at least one element, got shape {list(x.shape)}")
     rows = x.reshape(-1, 1) if axis is None else np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
-    found = _moments(rows, cross=False)
+    found = _moments((rows,), cross=False)
     shape = () if axis is None else np.delete(x.shape, axis)
     var = found.m2 / (found.count - 1) if found.count > 1 else np.full_like(found.m2, np.nan)
     columns = {"mean": found.mean, "var": var, "std": np.sqrt(var), "min": found.min, "max": found.max}
@@ -68,8 +70,8 @@ def histogram(
     """Counts of the elements of `x` in bins: ``{"counts": [...], "edges": [...]}``.
 
     `bins` is a number of equal bins over `range` (or min to max), or the edges. Each bin has its left edge,
-    the last one also its right. Counts over the same edges add up over parts. Raises ValueError for edges
-    that do not rise, and for NaN without a `range`.
+    the last one also its right. Counts over the same edges add up over parts (`combine_histograms`). Raises
+    ValueError for edges that do not rise, and for NaN without a `range`.
     """
     counts, edges = np.histogram(x, bins=bins, range=range, density=density)
     return {"counts": counts, "edges": edges}
@@ -79,8 +81,8 @@ def histogram(
 def quantiles(x: Floats, q: Floats, axis: int | None = None) -> Any:
     """The quantiles `q` (from 0 to 1) of all elements, or along one axis, linearly interpolated.
 
-    Type 7 of Hyndman and Fan (1996), numpy's default. Quantiles of parts cannot be combined. Raises
-    ValueError for `q` outside of 0 to 1 and for no elements.
+    Type 7 of Hyndman and Fan (1996), numpy's default. Quantiles of parts cannot be combined, sketches of them
+    can (`quantile_sketch`). Raises ValueError for `q` outside of 0 to 1 and for no elements.
     """
     if x.size == 0:
         raise ValueError(f"expected at least one element, got shape {list(x.shape)}")
@@ -88,21 +90,22 @@ def quantiles(x: Floats, q: Floats, axis: int | None = None) -> Any:
 
 
 @kernel
-def moments(X: Matrix, cross: bool = False) -> Moments:
+def moments(*columns: Floats, cross: bool = False) -> Moments:
     """Count, mean, squared deviations, min and max of each column: the part of one part.
 
-    `cross` gives the matrix of cross products instead of squared deviations alone. Give the results of all
-    parts to `combine_moments`. Two passes a block, blocks merged: rows need not fit into memory twice.
+    Columns are vectors or matrices of the same rows, side by side. `cross` gives the matrix of cross products instead
+    of squared deviations alone. Give the results of all parts to `combine_moments` or `combine_covariance`. Two passes
+    a block, blocks merged: rows need not fit into memory twice. Raises ValueError for columns of different lengths.
     """
-    return _moments(X, cross)
+    return _moments(columns, cross)
 
 
-def _moments(X: Matrix, cross: bool) -> Moments:
-    columns = X.shape[1]
-    m2 = np.zeros((columns, columns) if cross else columns)
-    merged = Moments(0, np.zeros(columns), m2, np.full(columns, np.inf), np.full(columns, -np.inf))
-    for start in range_of(X.shape[0]):
-        merged = _merge(merged, _of_block(X[start : start + ROWS_A_BLOCK], cross))
+def _moments(columns: Sequence[Floats], cross: bool) -> Moments:
+    rows, width = rows_of(columns)
+    m2 = np.zeros((width, width) if cross else width)
+    merged = Moments(0, np.zeros(width), m2, np.full(width, np.inf), np.full(width, -np.inf))
+    for start in range_of(rows):
+        merged = _merge(merged, _of_block(side_by_side(columns, start, start + ROWS_A_BLOCK), cross))
     return merged
 
 
@@ -156,7 +159,21 @@ def combine_moments(parts: list[Moments]) -> Moments:
 @kernel
 def covariance(X: Matrix, ddof: Annotated[int, msgspec.Meta(ge=0)] = 1) -> Floats:
     """The covariance matrix of the columns of `X`, divided by rows - ddof. Raises ValueError for too few rows."""
-    found = _moments(X, cross=True)
+    return _covariance(_moments((X,), cross=True), ddof)
+
+
+@kernel
+def combine_covariance(parts: list[Moments], ddof: Annotated[int, msgspec.Meta(ge=0)] = 1) -> Floats:
+    """The covariance matrix of all rows from `moments` of the parts with ``cross``, divided by rows - ddof.
+
+    Raises ValueError for too few rows, for parts without cross products, and as `combine_moments`.
+    """
+    return _covariance(combine_moments(parts), ddof)
+
+
+def _covariance(found: Moments, ddof: int) -> Floats:
+    if found.m2.ndim != 2:
+        raise ValueError("expected moments with cross products, give `moments` cross=true")
     if found.count <= ddof:
         raise ValueError(f"expected more than {ddof} rows, got {found.count}")
     return found.m2 / (found.count - ddof)
@@ -165,7 +182,7 @@ def covariance(X: Matrix, ddof: Annotated[int, msgspec.Meta(ge=0)] = 1) -> Float
 @kernel
 def correlation(X: Matrix) -> Floats:
     """Pearson's correlation of the columns of `X`; NaN for a constant column. Raises ValueError below 2 rows."""
-    found = _moments(X, cross=True)
+    found = _moments((X,), cross=True)
     if found.count < 2:
         raise ValueError(f"expected at least 2 rows, got {found.count}")
     spread = np.sqrt(np.diagonal(found.m2))
