@@ -63,6 +63,18 @@ def open_npy(path: str | os.PathLike[str], where: str = "$") -> Array:
     return array
 
 
+def read_npy(data: bytes | bytearray | memoryview, where: str = "$") -> Array:
+    """The array in the bytes of an npy file, without a copy. Raises `BadRecord`."""
+    dtype, shape, order, offset = _npy_header(bytes(data[: 12 + HEADER_BYTES_MAX]), where)
+    expected = byte_count(shape, dtype, where)
+    if len(data) - offset != expected:
+        raise BadRecord(where, f"expected {expected} bytes after the npy header, got {len(data) - offset}")
+    array: Array = np.frombuffer(data, dtype, offset=offset) if expected else np.empty(0, dtype)
+    array = array.reshape(shape, order=order) if expected else np.empty(shape, dtype)
+    refuse_bad_elements(array, where)
+    return array
+
+
 def read_npy_header(file: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
     """What the array in this file is; the file stands at its first byte then. Raises `BadRecord`."""
     prefix = file.read(12)

@@ -7,6 +7,11 @@
     explain      why a task waits, in words                  schedules    recurring tasks, and when they fire
     desired      znodes that people write and zkd follows
 
+    datasets     tables in and out of the cluster                dataset    one version of one, to be read
+    intake       what is given -> rows by part                   sending    parts -> nodes, up to the quorum
+    editions     the manifests in the tree                       copies     where copies are and belong
+    reading      segments -> arrays                              race       a second source beside a slow one
+
 A client is a ZooKeeper client like any other; nothing here is needed to use a cluster.
 """
 

@@ -17,6 +17,7 @@ from zkd import codec
 from zkd.client import asking
 from zkd.client.again import retry
 from zkd.client.calls import Calls, TaskOptions
+from zkd.client.datasets import Datasets
 from zkd.client.desired import change, say, unsay, whoami
 from zkd.client.dropbox import OUTAGE_MAX_S, DropBox
 from zkd.client.handles import Handle
@@ -25,14 +26,7 @@ from zkd.client.outstanding import NO_ANSWER
 from zkd.client.room import told
 from zkd.client.schedules import Scheduled, When, paused_text, scheduled
 from zkd.client.uploads import Uploads
-from zkd.errors import (
-    BadRecord,
-    NoNode,
-    Overloaded,
-    TaskNotFound,
-    Unavailable,
-    ZooKeeperError,
-)
+from zkd.errors import BadRecord, NoNode, Overloaded, TaskNotFound, Unavailable, ZooKeeperError
 from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
 from zkd.records import (
     Dead,
@@ -52,6 +46,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
     from types import TracebackType
+
+    from zkd.zk import Znode
 
 DEFAULT_HOSTS = "127.0.0.1:2181"
 CONNECT_TIMEOUT_S = 10.0
@@ -93,7 +89,7 @@ class Client:
 
         def __getattr__(self, name: str) -> Any:
             """What `__aenter__` makes is missing before it: say so, not which of our attributes it was."""
-            if name in ("_calls", "_box", "_blobs"):
+            if name in ("_calls", "_box", "_blobs", "datasets"):
                 raise RuntimeError("this zkd.Client is not connected: use it inside `async with zkd.Client(...)`")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -113,6 +109,8 @@ class Client:
             keeper = tasks.create_task(self._box.outstanding.keep(), name="zkd client keeper")
             stack.callback(keeper.cancel)
             stack.callback(self.session.subscribe(self._box.outstanding.on_state))
+            self.datasets = Datasets(self, self._box)
+            stack.push_async_callback(self.datasets.close)
             stack.push_async_callback(self._blobs.close)
             stack.push_async_callback(self._box.close)
             stack.callback(self._box.outstanding.close)
@@ -186,10 +184,7 @@ class Client:
         await retry(self._box, task)
 
     async def why(self, task: TaskId) -> str:
-        """In words, what this task waits for or how it ended, or when a schedule of this name fires next.
-
-        Raises `TaskNotFound`.
-        """
+        """In words, what a task waits for or how it ended, or when a schedule fires next. Raises `TaskNotFound`."""
         text = await asking.why(self, self._box, task)
         if not text:
             raise TaskNotFound(f"there is neither task nor result {task} below {self.paths.root}")
@@ -227,6 +222,10 @@ class Client:
     async def nodes(self) -> dict[NodeId, Node]:
         """The nodes that are here now."""
         return await self.records(self.paths.nodes, Node)
+
+    async def read(self, path: str) -> Znode:
+        """What stands at `path`, waiting for a connection if need be. Raises `NoNode`."""
+        return await self._box.read(path)
 
     async def _token(self) -> str:
         return (await self._box.read(self.paths.token)).data.decode()

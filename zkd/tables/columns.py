@@ -155,3 +155,21 @@ def _width(column: Column) -> int:
     for length in column.shape:
         count *= length
     return np.dtype(column.dtype).itemsize * count
+
+
+def typed(values: Any, columns: Iterable[Column]) -> Columns:
+    """Columns that came as JSON, where small arrays are lists, as what the manifest says they are. Raises `BadRows`."""
+    if not isinstance(values, Mapping):
+        raise BadRows("rows", f"expected an object of columns, got a {type(values).__name__}")
+    found: Columns = {}
+    for column in columns:
+        if column.name not in values:
+            raise BadRows(f"column {column.name!r}", "expected it among the others")
+        try:
+            array = np.asarray(values[column.name], np.dtype(column.dtype))
+            found[column.name] = array.reshape(-1, *column.shape) if array.size else array.reshape(0, *column.shape)
+        except (TypeError, ValueError) as error:
+            raise BadRows(f"column {column.name!r}", str(error)) from None
+    if len({len(array) for array in found.values()}) > 1:
+        raise BadRows("rows", "expected columns of one length")
+    return found

@@ -1,0 +1,261 @@
+"""`client.datasets`: put tables into the cluster, add to them, open them, remove them.
+
+    await client.datasets.put("digits", {"X": X, "y": y}, key=None, label="y", replicas=2)
+    table = await (await client.datasets.open("digits")).read()
+
+A version is visible to everybody when each of its parts has its quorum of durable copies, and to nobody before; what
+fails on the way leaves nothing to see. Rows are read, sorted by part and spilled in threads of this program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zkd import codec
+from zkd.client import copies
+from zkd.client.dataset import Dataset
+from zkd.client.desired import whoami
+from zkd.client.editions import Editions, expect_name
+from zkd.client.intake import Wanted, partitioned, source_of
+from zkd.client.reading import READS_AT_ONCE, Reading
+from zkd.client.sending import Progress, Sending, quorum
+from zkd.core.datasets import chunk_digest, split_name
+from zkd.errors import BadRecord, BadRows, DataDamaged, DatasetExists, DatasetNotFound, DataUnavailable
+from zkd.manifests import CHUNK_PARTS, PARTS_MAX, REPLICAS_MAX, Manifest
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from zkd.client.client import Client
+    from zkd.client.copies import Scene
+    from zkd.client.dropbox import DropBox
+    from zkd.client.editions import Draft
+    from zkd.core.datasets import Parts
+    from zkd.tables.partition import Partition
+
+ABANDON_S = 5.0
+TOKEN_KNOWN_S = 30.0
+
+
+class Plane:
+    """The data plane as a program uses it: one HTTP session, opened when it is first needed."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.reads_at_once = READS_AT_ONCE
+        self._is_open = False
+        self._known: tuple[float, str] | None = None
+
+    @cached_property
+    def http(self) -> aiohttp.ClientSession:
+        from zkd.net.fetch import session
+
+        self._is_open = True
+        return session()
+
+    @cached_property
+    def reading(self) -> Reading:
+        return Reading(self.http, self.token)
+
+    async def token(self) -> str:
+        """What nodes ask for; read again now and then, since it may be changed."""
+        if self._known is None or time.monotonic() - self._known[0] > TOKEN_KNOWN_S:
+            self._known = time.monotonic(), (await self.client.read(self.client.paths.token)).data.decode()
+        return self._known[1]
+
+    async def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {await self.token()}"}
+
+    async def close(self) -> None:
+        if self._is_open:
+            await self.http.close()
+
+
+class Datasets:
+    def __init__(self, client: Client, box: DropBox) -> None:
+        self._client = client
+        self._editions = Editions(box)
+        self._plane = Plane(client)
+
+    async def close(self) -> None:
+        await self._plane.close()
+
+    # --- Looking ------------------------------------------------------------------------------------------
+
+    async def list(self) -> dict[str, Manifest]:
+        """The version of each dataset that readers get. One that cannot be believed is left out."""
+        found = {}
+        for name in await self._editions.current():
+            try:
+                found[name] = await self._editions.manifest(name)
+            except (DatasetNotFound, DataDamaged):
+                continue
+        return found
+
+    async def versions(self, name: str) -> dict[int, Manifest]:
+        """All versions of a dataset, the oldest first. Raises `DatasetNotFound`."""
+        return {number: await self._editions.manifest(name, number) for number in await self._editions.versions(name)}
+
+    async def open(self, name: str, version: int | None = None) -> Dataset:
+        """A version of a dataset, ``NAME`` or ``NAME@VERSION``; by default the one that readers get now.
+
+        Raises `DatasetNotFound`, `DataDamaged` if what stands in the tree contradicts itself.
+        """
+        try:
+            plain, said = split_name(name)
+        except BadRecord as error:
+            raise BadRows("name", error.expected) from None
+        manifest = await self._editions.manifest(plain, said if version is None else version)
+        return Dataset(self._plane, manifest, await self._editions.parts(manifest))
+
+    # --- Making -------------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        name: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        label: str | None = None,
+        parts: int | None = None,
+        replicas: int | None = None,
+        replace: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        header: bool | None = None,
+        dtypes: Mapping[str, str] | None = None,
+    ) -> Dataset:
+        """Keep a table as a dataset: a mapping of arrays, an (async) iterator of such, or the path of a file.
+
+        `key` names the column by which rows are found, and by whose hash they go to parts; None: the number of the
+        row. `label` names the column that models predict. `parts` is a power of two; by default as many as make
+        shares even, fewer for small tables. `replicas` is 2 by default, or 1 on a single node. `replace` makes a new
+        version of a dataset that is there. `header` and `dtypes` are for CSV files (`zkd.tables.csv_files`).
+
+        Iterators are advanced in a thread. More rows than memory are spilled to $TMPDIR, which needs as much room
+        as they take. Raises `BadRows`, `DatasetExists`, `DataUnavailable`; nothing is to be seen then.
+        """
+        expect_name(name)
+        _expect_counts(parts, replicas)
+        if not replace and name in await self._editions.current():
+            raise DatasetExists(f"there is a dataset {name} already; put a new version with replace, or append rows")
+        scene = await copies.look(self._client, name)
+        wanted = Wanted(key, label, parts, replicas or max(1, min(2, len(scene.keepers))))
+        _expect_keepers(name, scene, wanted.replicas)
+
+        def is_free(draft: Draft) -> None:
+            if draft.current is not None and not replace:
+                raise DatasetExists(f"somebody else made the dataset {name} meanwhile; nothing was changed")
+
+        return await self._make(name, source_of(data, header, dtypes), wanted, None, is_free, progress)
+
+    async def append(
+        self, name: str, data: Any, *, progress: Callable[[Progress], None] | None = None, header: bool | None = None
+    ) -> Dataset:
+        """Make a version that has these rows after those of the present one, whose segments it shares.
+
+        Columns are the same; text may be wider. Raises as `put`, and `DatasetNotFound`.
+        """
+        old = await self.open(expect_name(name))
+        manifest = old.manifest
+        scene = await copies.look(self._client, name)
+        _expect_keepers(name, scene, manifest.replicas)
+        wanted = Wanted(
+            manifest.key, manifest.label, manifest.parts, manifest.replicas, manifest.columns, manifest.rows
+        )
+
+        def is_same(draft: Draft) -> None:
+            if draft.current != manifest.version:
+                raise DatasetExists(f"somebody else made version {draft.current} of {name} meanwhile; append again")
+
+        dtypes = {column.name: column.dtype for column in manifest.columns if column.dtype[1] not in "US"}
+        return await self._make(name, source_of(data, header, dtypes), wanted, old, is_same, progress)
+
+    async def rm(self, name: str, version: int | None = None) -> None:
+        """Remove a version, or the whole dataset. Its files go when no version needs them and some time has passed.
+
+        Raises `DatasetNotFound`. When the version that readers get is removed, they get the newest of the others.
+        """
+        await self._editions.remove(expect_name(name), version)
+
+    async def _make(
+        self,
+        name: str,
+        source: Any,
+        wanted: Wanted,
+        old: Dataset | None,
+        expect: Callable[[Draft], None],
+        progress: Callable[[Progress], None] | None,
+    ) -> Dataset:
+        with tempfile.TemporaryDirectory(prefix="zkd-") as temporary:
+            directory = Path(temporary)
+            scene = await copies.look(self._client, name)
+            async with partitioned(source, wanted, scene, directory, progress) as partition:
+                draft = await self._editions.begin(name)
+                try:
+                    expect(draft)
+                    scene = await copies.look(self._client, name)
+                    _expect_keepers(name, scene, wanted.replicas)
+                    token = await self._plane.token()
+                    sending = Sending(
+                        name, partition, wanted.replicas, scene, self._plane.http, token, directory, progress
+                    )
+                    sending.tell()
+                    refs = await sending.run()
+                    if old is not None:
+                        refs = tuple(before + added for before, added in zip(old.segments, refs, strict=True))
+                    manifest = _manifest(draft, wanted, partition, refs, old)
+                    await self._editions.publish(draft, manifest, refs)
+                except BaseException:
+                    # Also when we are cancelled: what stands in the tree is for others to see.
+                    await asyncio.shield(self._abandon(draft))
+                    raise
+        return Dataset(self._plane, manifest, refs)
+
+    async def _abandon(self, draft: Draft) -> None:
+        try:
+            async with asyncio.timeout(ABANDON_S):
+                await self._editions.abandon(draft)
+        except TimeoutError:
+            return  # our session's end does the rest
+
+
+def _manifest(draft: Draft, wanted: Wanted, partition: Partition, refs: Parts, old: Dataset | None) -> Manifest:
+    lists = [codec.encode(refs[start : start + CHUNK_PARTS]) for start in range(0, len(refs), CHUNK_PARTS)]
+    return Manifest(
+        name=draft.name,
+        version=draft.version,
+        parts=partition.parts,
+        replicas=wanted.replicas,
+        columns=partition.columns,
+        rows=wanted.first_row + partition.rows,
+        size=sum(ref.size for part in refs for ref in part),
+        chunks=[chunk_digest(text) for text in lists],
+        key=wanted.key,
+        label=wanted.label,
+        parent=None if old is None else old.version,
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        by=whoami(),
+    )
+
+
+def _expect_counts(parts: int | None, replicas: int | None) -> None:
+    if parts is not None and (not isinstance(parts, int) or not 1 <= parts <= PARTS_MAX or parts & (parts - 1)):
+        raise BadRows("parts", f"expected a power of two from 1 to {PARTS_MAX}, got {parts!r}")
+    if replicas is not None and (not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX):
+        raise BadRows("replicas", f"expected 1 to {REPLICAS_MAX}, got {replicas!r}")
+
+
+def _expect_keepers(name: str, scene: Scene, replicas: int) -> None:
+    serving = sum(scene.address(keeper.node) is not None for keeper in scene.keepers)
+    if serving < quorum(replicas):
+        raise DataUnavailable(
+            f"{name}: {replicas} replicas need {quorum(replicas)} nodes that keep data, and there "
+            f"{'is' if serving == 1 else 'are'} {serving}: `zkd get nodes` says who is here"
+        )

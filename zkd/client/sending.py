@@ -1,0 +1,209 @@
+"""Sends the parts of a new version to the nodes they belong to, until each has its quorum of durable copies.
+
+A part's segment is made in a temporary directory, sent to all of its homes at the same time and removed. A node that
+refuses, stalls or goes away is left out from then on, and the next one that would have the part takes its place. When
+the quorum is there, the slower copies get a little time; what is missing then the nodes fetch from each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zkd.client import copies
+from zkd.client.race import Pace
+from zkd.errors import DataDamaged, DataUnavailable
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from zkd.client.copies import Homes, Scene
+    from zkd.core.datasets import Parts
+    from zkd.manifests import SegmentRef
+    from zkd.paths import NodeId
+    from zkd.tables.partition import Partition
+
+PARTS_AT_ONCE = 4  # each lies in a temporary directory meanwhile
+SLOW_S = 5.0  # a copy that takes longer, and longer than others do, is sent to another node, too
+LATE_S = 1.0  # after the quorum, and twice the time that the quorum took
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a `put` is. While rows are read nobody knows how many there are."""
+
+    rows: int  # read so far
+    parts: int  # of the dataset that have rows
+    parts_done: int  # with their quorum
+    bytes_done: int  # of one copy of these
+
+
+Tell = Callable[[Progress], None]
+
+
+def quorum(replicas: int) -> int:
+    """How many copies have to be durable before a version becomes visible: more than half."""
+    return (replicas + 2) // 2
+
+
+class Sending:
+    def __init__(
+        self,
+        name: str,
+        partition: Partition,
+        replicas: int,
+        scene: Scene,
+        http: aiohttp.ClientSession,
+        token: str,
+        directory: Path,
+        tell: Tell | None,
+    ) -> None:
+        self._name = name
+        self._partition = partition
+        self._replicas = replicas
+        self._scene = scene
+        self._http = http
+        self._token = token
+        self._directory = directory
+        self._tell = tell
+        self._pace = Pace()
+        self._out: dict[NodeId, str] = {}  # nodes that failed, and how
+        self._slow: set[NodeId] = set()  # nodes that are asked last
+        self._homes: tuple[tuple[frozenset[NodeId], ...], Homes] | None = None
+        self._parts_done = self._bytes_done = 0
+
+    async def run(self) -> Parts:
+        """Send all parts; their segments. `DataUnavailable` when one cannot have its quorum."""
+        partition = self._partition
+        refs: list[tuple[SegmentRef, ...]] = [()] * partition.parts
+        turns = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def one(part: int) -> None:
+            try:
+                refs[part] = (await self._part(part),)
+            finally:
+                turns.release()
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for part in range(partition.parts):
+                    if partition.counts[part]:
+                        await turns.acquire()
+                        tasks.create_task(one(part))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return tuple(refs)
+
+    def tell(self) -> None:
+        if self._tell is not None:
+            filled = int((self._partition.counts > 0).sum())
+            self._tell(Progress(self._partition.rows, filled, self._parts_done, self._bytes_done))
+
+    async def _part(self, part: int) -> SegmentRef:
+        directory = self._directory / str(part)
+        try:
+            ref = await asyncio.to_thread(self._write, part, directory)
+            await self._send(part, directory, ref)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        self._parts_done += 1
+        self._bytes_done += ref.size
+        self.tell()
+        return ref
+
+    def _write(self, part: int, directory: Path) -> SegmentRef:
+        from zkd.store.segment_files import write
+
+        partition = self._partition
+        return write(directory, int(partition.counts[part]), partition.columns, partition.buffers(part))
+
+    # --- Copies -------------------------------------------------------------------------------------------
+
+    async def _send(self, part: int, directory: Path, ref: SegmentRef) -> None:
+        wanted = quorum(self._replicas)
+        now = time.monotonic
+        began = now()
+        answers: asyncio.Queue[tuple[NodeId, str | None]] = asyncio.Queue()
+        asked: set[NodeId] = set()
+        good = in_flight = 0
+
+        async def one(node: NodeId) -> None:
+            answers.put_nowait((node, await self._copy(node, directory, ref)))
+
+        async with asyncio.TaskGroup() as tasks:
+            running: dict[NodeId, asyncio.Task[None]] = {}
+            more = 0  # copies to try beyond those that should be, for those that are slow
+            while True:
+                for node in await self._next(part, asked, self._replicas + more - good - in_flight):
+                    asked.add(node)
+                    running[node] = tasks.create_task(one(node))
+                    in_flight += 1
+                if not in_flight:
+                    break
+                took = now() - began
+                patience = max(SLOW_S, 4 * self._pace.delay_s(ref.size)) if good < wanted else LATE_S + 2 * took
+                try:
+                    async with asyncio.timeout(patience):
+                        node, fault = await answers.get()
+                except TimeoutError:
+                    if good >= wanted:
+                        break
+                    more += 1
+                    self._slow |= running.keys()
+                    if not await self._next(part, asked, 1):  # nobody else: wait for those, who are bounded themselves
+                        node, fault = await answers.get()
+                    else:
+                        continue
+                in_flight -= 1
+                del running[node]
+                if fault is None:
+                    good += 1
+                    self._slow.discard(node)
+                    self._pace.took(ref.size, now() - began)
+                    if good >= self._replicas:
+                        break
+                else:
+                    self._out[node] = fault
+            for task in running.values():
+                task.cancel()
+        if good < wanted:
+            told = "; ".join(f"{node}: {fault}" for node, fault in self._out.items()) or "there are no other nodes"
+            raise DataUnavailable(
+                f"{self._name}: part {part} has {good} durable cop{'y' if good == 1 else 'ies'} of the {wanted} that "
+                f"it needs to be seen: {told}"
+            )
+
+    async def _next(self, part: int, asked: set[NodeId], count: int) -> list[NodeId]:
+        """The next nodes to have this part, when those that failed are not counted."""
+        if count <= 0:
+            return []
+        without = frozenset(self._out), frozenset(self._slow)
+        if self._homes is None or self._homes[0] != without:
+            left = [keeper for keeper in self._scene.keepers if keeper.node not in self._out]
+            quick = [keeper for keeper in left if keeper.node not in self._slow]
+            orders = [
+                await copies.homes(self._name, self._partition.parts, replicas, keepers)
+                for keepers in (quick, left)
+                for replicas in (self._replicas, self._replicas + 1)  # one more, for when one is slow
+            ]
+            self._homes = (without, [tuple(dict.fromkeys(chain(*each))) for each in zip(*orders, strict=True)])
+        return [node for node in self._homes[1][part] if node not in asked][:count]
+
+    async def _copy(self, node: NodeId, directory: Path, ref: SegmentRef) -> str | None:
+        """Why this node has no copy, or None when it has."""
+        from zkd.net.segments import push
+
+        address = self._scene.address(node)
+        if address is None:
+            return "it serves no data"
+        try:
+            await push(self._http, address, self._token, directory, ref)
+        except (DataUnavailable, DataDamaged) as error:
+            return str(error)
+        return None
