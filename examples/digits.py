@@ -304,7 +304,7 @@ def main() -> int:
         parser.error("--nodes: one is going to be killed, so at least 2")
     if options.zookeeper not in ("embedded", "apache") and ":" not in options.zookeeper:
         parser.error(f"--zookeeper: expected HOST:PORT, got {options.zookeeper!r}")
-    teller = Teller()
+    teller = Teller("digits")
     stopped_by: list[int] = []
 
     def stop(number: int, _: object) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from zkd.zk.apache import ApacheServer, dies_with_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 # A lost node is missed after this long. Short, since here no network is slow and somebody is watching.
@@ -34,14 +34,24 @@ class ClusterError(Exception):
 class Cluster:
     """`with Cluster(["a", "b"], logs) as cluster:` gives running processes, not yet a cluster that is ready.
 
-    `zookeeper` is "embedded", "apache" (a real one, started here), or the host:port of one that runs already.
+    Below `data` each node has a directory of its own. `zookeeper` is "embedded", "apache" (a real one, started here), or the host:port of one that runs already.
     """
 
-    def __init__(self, nodes: Sequence[str], logs: Path, *, zookeeper: str = "embedded", root: str, slots: int) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[str],
+        logs: Path,
+        *,
+        zookeeper: str = "embedded",
+        root: str,
+        slots: int,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.nodes = list(nodes)
         self.logs = logs
         self.root = root
         self.slots = slots
+        self.settings = dict(settings or {})  # ZKD_… of the daemons
         self.zookeeper = zookeeper
         self.hosts = ""
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -50,7 +60,7 @@ class Cluster:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.logs.mkdir(parents=True, exist_ok=True)
-            self._data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zkd-digits-")))
+            self.data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zkd-tour-")))
             self.hosts = self._start_zookeeper(stack)
             stack.callback(self.stop_daemons)
             for node in self.nodes:
@@ -79,13 +89,14 @@ class Cluster:
 
     def _start_daemon(self, node: str) -> subprocess.Popen[bytes]:
         options = ["--hosts", self.hosts, "--root", self.root, "--name", node, "--slots", str(self.slots)]
-        options += ["--data-dir", str(self._data / node), "--http", "127.0.0.1:0", "--module", "bootstrap"]
+        options += ["--data-dir", str(self.data / node), "--http", "127.0.0.1:0", "--module", "bootstrap"]
         # Only what is said here counts, not what this machine's own daemon is told.
         env = {name: value for name, value in os.environ.items() if not name.startswith("ZKD_")}
         env |= {
             "ZKD_ZOOKEEPER__SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
             "ZKD_CONFIG": os.devnull,
             "PYTHONPATH": str(KERNELS),
+            **self.settings,
         }
         with (self.logs / f"{node}.log").open("wb") as log:
             return subprocess.Popen(

@@ -19,7 +19,8 @@ ROUNDS_A_LINE = 50  # where no line can be overwritten
 
 
 class Teller:
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         # What goes to a file or a pipe is not wrapped.
         self.console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=PIPE_WIDTH)
         self._status: Status | None = None
@@ -47,7 +48,7 @@ class Teller:
 
     def wrong(self, what: str) -> None:
         self.stop()
-        self.console.print(Text(f"digits: WRONG, {what}", style="bold red"))
+        self.console.print(Text(f"{self._name}: WRONG, {what}", style="bold red"))
 
     def round(self, number: int, found: Round) -> None:
         line = f"round {number:3}   loss {found.loss:14.9f}   |gradient| {found.gradient_norm:.1e}"
