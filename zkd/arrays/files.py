@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Sequence
 from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 
 from zkd.arrays.dtypes import Array, byte_count, parse_dtype, parse_shape, plain_array, refuse_bad_elements
 from zkd.arrays.writing import is_masked, to_json
-from zkd.errors import BadRecord
+from zkd.errors import BadRecord, DataDamaged
 
 Format: TypeAlias = Literal["npy", "json"]
 
@@ -84,6 +85,28 @@ def read_npy_header(file: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[i
     dtype, shape, order, _ = _npy_header(prefix + rest, where)
     byte_count(shape, dtype, where)
     return dtype, shape, order
+
+
+def open_column(dtype: str, row: list[int], files: Sequence[str]) -> Array:
+    """The rows in these npy files, one behind the other, read-only; of a single file a memory map and no copy.
+
+    Raises `DataDamaged` where a file is not there, or is not an array of this dtype and shape of a row.
+    """
+    wanted = parse_dtype(dtype, "dtype")
+    arrays: list[Array] = []
+    for path in files:
+        try:
+            array = open_npy(path, path)
+        except (OSError, BadRecord) as error:
+            raise DataDamaged(f"a file of the part cannot be read: {error}") from error
+        if array.dtype != wanted or array.ndim == 0 or list(array.shape[1:]) != row:
+            raise DataDamaged(f"{path}: expected rows of {dtype} in shape {row}, got {array.dtype.str} {array.shape}")
+        arrays.append(array)
+    if len(arrays) == 1:
+        return arrays[0]
+    whole = np.concatenate(arrays) if arrays else np.empty((0, *row), wanted)
+    whole.flags.writeable = False
+    return whole
 
 
 def _npy_header(head: bytes, where: str) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"], int]:

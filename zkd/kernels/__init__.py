@@ -14,12 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zkd.kernels.calling import call, call_items
+    from zkd.kernels.calling import Given, call, call_items
     from zkd.kernels.current import CurrentTask, NotInTask, current_task, report, running
     from zkd.kernels.declaration import kernel
     from zkd.kernels.registry import Kernel, LoadFault, Registry, load, of, signatures
 
 _HOMES = {
+    "Given": "calling",
     "call": "calling",
     "call_items": "calling",
     "CurrentTask": "current",
@@ -38,6 +39,7 @@ _HOMES = {
 
 __all__ = [
     "CurrentTask",
+    "Given",
     "Kernel",
     "LoadFault",
     "NotInTask",

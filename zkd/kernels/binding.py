@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,28 +41,36 @@ class Plan:
     rest: Param | None  # *args
     named_rest: Param | None  # **kwargs
 
-    def bind(self, args: list[Any], kwargs: dict[str, Any], *, given: int = 0) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments to call with, checked. The first `given` parameters are filled from elsewhere.
+    def bind(
+        self, args: list[Any], kwargs: dict[str, Any], *, given: Sequence[str] = ()
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments to call with, checked. The first parameters are filled from elsewhere: `given` says from where.
 
         Raises `BadRecord` at ``$.args[i]`` or ``$.kwargs.name``.
         """
-        total = given + len(args)
-        if total > len(self.positional) and self.rest is None:
-            raise BadRecord(
-                f"$.args[{len(self.positional) - given}]" if total > given else "$.items", self._too_many(total)
-            )
+        total = len(given) + len(args)
+        most = len(self.positional)
+        if total > most and self.rest is None:
+            where = f"$.args[{most - len(given)}]" if most >= len(given) and args else given[most]
+            raise BadRecord(where, self._too_many(total))
         bound = []
         for index, value in enumerate(args):
-            at = given + index
-            param = self.positional[at] if at < len(self.positional) else self.rest
-            bound.append(_converted(param, value, f"$.args[{index}]"))
+            bound.append(_converted(self._at(len(given) + index), value, f"$.args[{index}]"))
         named = {}
         for name, value in kwargs.items():
             named[name] = _converted(self._named(name, given, total), value, f"$.kwargs.{name}")
         self._refuse_missing(total, kwargs)
         return bound, named
 
-    def _named(self, name: str, given: int, total: int) -> Param | None:
+    def converted(self, values: list[Any], places: Sequence[str]) -> list[Any]:
+        """What fills the first parameters, checked. Raises `BadRecord` with the place."""
+        each = enumerate(zip(values, places, strict=True))
+        return [_converted(self._at(index), value, where) for index, (value, where) in each]
+
+    def _at(self, index: int) -> Param | None:
+        return self.positional[index] if index < len(self.positional) else self.rest
+
+    def _named(self, name: str, given: Sequence[str], total: int) -> Param | None:
         param = self.by_name.get(name)
         if param is None:
             if self.named_rest is not None:
@@ -73,7 +81,7 @@ class Plan:
             raise BadRecord(f"$.kwargs.{name}", f"unexpected argument; expected {known}")
         for index, other in enumerate(self.positional[:total]):
             if other is param:
-                first = "$.items" if index < given else f"$.args[{index - given}]"
+                first = given[index] if index < len(given) else f"$.args[{index - len(given)}]"
                 raise BadRecord(f"$.kwargs.{name}", f"expected each argument once, got {name!r} here and in {first}")
         return param
 

@@ -7,7 +7,7 @@ task is rejected as a whole or not at all. What the kernel raises goes through t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from zkd.arrays import NO_FILES, describe, from_json
 from zkd.errors import BadRecord
@@ -15,12 +15,27 @@ from zkd.kernels.mismatch import Mismatch
 from zkd.kernels.registry import Registry
 
 
+class Given(NamedTuple):
+    """Arguments that come before those of the call, with the place that each is named by."""
+
+    values: list[Any]
+    places: list[str]
+
+
 def call(
-    registry: Registry, name: str, args: bytes = b"[]", kwargs: bytes = b"{}", files: Mapping[str, str] = NO_FILES
+    registry: Registry,
+    name: str,
+    args: bytes = b"[]",
+    kwargs: bytes = b"{}",
+    files: Mapping[str, str] = NO_FILES,
+    given: Given | None = None,
 ) -> Any:
     """The kernel's value for these arguments. Raises `BadRecord` if the call was rejected before it ran."""
     kernel = registry.find(name)
-    bound, named = kernel.plan.bind(_list(args, files, "$.args"), _object(kwargs, files))
+    places = () if given is None else given.places
+    bound, named = kernel.plan.bind(_list(args, files, "$.args"), _object(kwargs, files), given=places)
+    if given is not None:
+        bound = kernel.plan.converted(given.values, given.places) + bound
     return kernel.function(*bound, **named)
 
 
@@ -39,7 +54,7 @@ def call_items(
     """
     kernel = registry.find(name)
     values = _list(items, files, "$.items")
-    bound, named = kernel.plan.bind(_list(args, files, "$.args"), _object(kwargs, files), given=1)
+    bound, named = kernel.plan.bind(_list(args, files, "$.args"), _object(kwargs, files), given=("$.items",))
     first = kernel.plan.first
     if first is not None and first.convert is not None:
         convert = first.convert

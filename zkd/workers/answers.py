@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from zkd.workers import frames
-from zkd.workers.call import BlobFile, Failed, Finished, Outcome, Rejected
+from zkd.workers.call import BlobFile, Failed, Finished, Lacking, Outcome, Rejected
 from zkd.workers.frames import BadFrame, decode
 
-Answer: TypeAlias = frames.ValueHeader | frames.BlobHeader | frames.FailedHeader | frames.RejectedHeader
+Answer: TypeAlias = (
+    frames.ValueHeader | frames.BlobHeader | frames.FailedHeader | frames.RejectedHeader | frames.LackingHeader
+)
 
 
 def outcome_of(kind: int, header: bytes, body: bytes, blob_path: Callable[[], Path]) -> tuple[Answer, Outcome]:
@@ -28,4 +30,7 @@ def outcome_of(kind: int, header: bytes, body: bytes, blob_path: Callable[[], Pa
     if kind == frames.REJECTED:
         rejected = decode(frames.RejectedHeader, header)
         return rejected, Rejected(rejected.path, rejected.message)
+    if kind == frames.LACKING:
+        lacking = decode(frames.LackingHeader, header)
+        return lacking, Lacking(lacking.message)
     raise BadFrame(f"kind {kind} from a worker that is busy")

@@ -21,16 +21,35 @@ __all__ = [
     "BlobFormat",
     "Call",
     "Cancelled",
+    "ColumnFiles",
     "Died",
     "Failed",
     "Finished",
     "KernelSignature",
+    "Lacking",
     "Limits",
     "ModuleFault",
     "Outcome",
+    "PartFiles",
     "Rejected",
     "TimedOut",
 ]
+
+
+class ColumnFiles(Struct, frozen=True, array_like=True):
+    """One column of a part of a dataset: npy files, which one behind the other are its rows."""
+
+    name: str
+    dtype: str
+    shape: list[int]  # of one row
+    files: list[str]
+
+
+class PartFiles(Struct, frozen=True, array_like=True):
+    """The part of a dataset that a run works on: arrays that come before `args`, or one object of them all."""
+
+    columns: list[ColumnFiles]
+    is_table: bool
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -41,6 +60,7 @@ class Call(Struct, frozen=True, kw_only=True):
     kwargs: bytes = b"{}"  # a JSON object: the named arguments
     items: bytes | None = None  # a JSON array: one call an item, the item is the first argument
     files: dict[str, str] = {}  # sha256 of a blob among the arguments -> the local file that holds it
+    part: PartFiles | None = None
     task_id: str = ""
     attempt: int = 1
     fence: str = ""
@@ -72,6 +92,12 @@ class Rejected(Struct, frozen=True):
     message: str
 
 
+class Lacking(Struct, frozen=True):
+    """The part of the dataset cannot be read: its files are not there, or not what they should be. Nothing was run."""
+
+    message: str
+
+
 class Failed(Struct, frozen=True):
     """The kernel raised; `kind` is the exception's type. The worker lives on."""
 
@@ -100,7 +126,7 @@ class Cancelled(Struct, frozen=True):
     run_s: float
 
 
-Outcome: TypeAlias = Finished | Rejected | Failed | TimedOut | Died | Cancelled
+Outcome: TypeAlias = Finished | Rejected | Lacking | Failed | TimedOut | Died | Cancelled
 
 
 class ModuleFault(Struct, frozen=True):

@@ -26,14 +26,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from zkd.errors import BadRecord
+from zkd.errors import BadRecord, DataDamaged
 from zkd.kernels.current import CurrentTask, running
 from zkd.kernels.registry import Registry
 from zkd.workers import engine, frames
 from zkd.workers.call import blob_name
 from zkd.workers.confine import Memory, confine, die_with_parent, name_process
 from zkd.workers.control import Configure
-from zkd.workers.frames import CallHeader, FailedHeader, FrameReader, ProgressHeader, ReadyHeader, RejectedHeader
+from zkd.workers.frames import (
+    CallHeader,
+    FailedHeader,
+    FrameReader,
+    LackingHeader,
+    ProgressHeader,
+    ReadyHeader,
+    RejectedHeader,
+)
 
 RECEIVE_BYTES: Final = 64 * 1024
 MESSAGE_CHARS_MAX: Final = 4_000
@@ -181,8 +189,14 @@ class Worker:
         try:
             if limit is not None:
                 self._memory.allow(limit)
+            try:
+                given = engine.given(call)
+            except DataDamaged as error:
+                self._after(limit)
+                lacking = LackingHeader(run, self._memory.private(), self._has_output(), _cut(_plain(str(error))))
+                return frames.encode(frames.LACKING, lacking)
             with running(task):
-                result = engine.run(self._registry, call, body, self._blob_path)
+                result = engine.run(self._registry, call, body, self._blob_path, given)
         except BadRecord as error:
             self._after(limit)
             private, has_output = self._memory.private(), self._has_output()

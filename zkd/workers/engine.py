@@ -83,12 +83,25 @@ def is_ours(filename: str) -> bool:
     return filename in _OURS
 
 
-def run(registry: kernels.Registry, call: CallHeader, body: bytes, path: Callable[[], Path]) -> bytes | Written:
+def given(call: CallHeader) -> kernels.Given | None:
+    """What the kernel gets of its part: memory maps, wherever a column is one file. Raises `DataDamaged`."""
+    part = call.part
+    if part is None:
+        return None
+    opened = [arrays.open_column(each.dtype, each.shape, each.files) for each in part.columns]
+    if part.is_table:
+        return kernels.Given([dict(zip([each.name for each in part.columns], opened, strict=True))], ["$.dataset"])
+    return kernels.Given(opened, [f"$.columns[{number}]" for number in range(len(opened))])
+
+
+def run(
+    registry: kernels.Registry, call: CallHeader, body: bytes, path: Callable[[], Path], given: kernels.Given | None
+) -> bytes | Written:
     """The kernel's value as JSON text, or as the file `path()` with a suffix, if the text would be too long."""
     args, kwargs = body[: call.args], body[call.args : call.args + call.kwargs]
     value: Any
     if call.items is None:
-        value = calling.call(registry, call.kernel, args, kwargs, call.files)
+        value = calling.call(registry, call.kernel, args, kwargs, call.files, given)
     else:
         items = body[call.args + call.kwargs :]
         value = calling.call_items(registry, call.kernel, items, args, kwargs, call.files)

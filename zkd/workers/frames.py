@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from zkd.errors import ZkdError
-from zkd.workers.call import BlobFormat, Call
+from zkd.workers.call import BlobFormat, Call, PartFiles
 
 Frame = tuple[int, bytes, bytes]  # kind, header, body
 
@@ -34,6 +34,7 @@ FAILED: Final = 6
 PROGRESS: Final = 7
 CALL_AHEAD: Final = 8  # one of several: ring when there is no further one, and not for each answer
 CALL_AND_RING: Final = 9  # one of several: ring when it is answered
+LACKING: Final = 11
 LARGE: Final = 10  # the call is too large for a packet, and follows on the stream
 
 _LENGTH = struct.Struct("<I")
@@ -59,6 +60,7 @@ class CallHeader(Struct, frozen=True, array_like=True):
     fence: str
     memory: int | None
     inline_max: int
+    part: PartFiles | None
 
 
 class LargeHeader(Struct, frozen=True, array_like=True):
@@ -95,6 +97,13 @@ class RejectedHeader(Struct, frozen=True, array_like=True):
     message: str
 
 
+class LackingHeader(Struct, frozen=True, array_like=True):
+    run: int
+    private: int
+    has_output: bool
+    message: str
+
+
 class FailedHeader(Struct, frozen=True, array_like=True):
     run: int
     run_s: float
@@ -118,6 +127,7 @@ _DECODERS: dict[type[Any], Any] = {
         ValueHeader,
         BlobHeader,
         RejectedHeader,
+        LackingHeader,
         FailedHeader,
         ProgressHeader,
     )
@@ -142,6 +152,7 @@ def encode_call(call: Call) -> bytes:
         call.fence,
         call.memory,
         call.inline_max,
+        call.part,
     )
     return encode(CALL, header, call.args, call.kwargs, items or b"")
 
