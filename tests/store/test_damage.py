@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import msgspec
@@ -24,7 +25,7 @@ from zkd.errors import DataDamaged, DataUnavailable
 from zkd.net.fetch import session
 from zkd.net.segment_reads import read_files
 from zkd.net.segments import fetch
-from zkd.store import SegmentStore, segments
+from zkd.store import SegmentStore, segment_checks, segments
 
 NAMES = ["segment.json", "rows.npy", "0.npy", "1.npy", "2.npy"]
 
@@ -157,20 +158,31 @@ async def test_flips_in_what_was_checked_before_are_seen_by_the_change_time(tmp_
     assert store.quarantined == 60
 
 
-async def test_a_flip_in_the_moment_after_a_check_is_seen(tmp_path: Path) -> None:
-    """Within one tick of the kernel's clock two changes have one time."""
+async def test_a_flip_in_the_moment_after_a_check_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within one tick of the kernel's clock two changes have one time. Here a tick is half a second."""
+    tick = 500_000_000
+
+    def coarse(path: Path) -> SimpleNamespace:
+        found = os.lstat(path)
+        ctime = found.st_ctime_ns // tick * tick
+        return SimpleNamespace(
+            st_ino=found.st_ino, st_size=found.st_size, st_mtime_ns=found.st_mtime_ns, st_ctime_ns=ctime
+        )
+
     store = SegmentStore(tmp_path / "node")
     made = make(tmp_path / "made", rows=50)
     dice = random.Random(12)
-    for _ in range(150):
+    for _ in range(40):
         await put(store, made)
-        await store.verified(made.id)
         name = dice.choice(NAMES)
         data = bytearray(made.files[name])
         data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-        change(store.path(made.id) / name, bytes(data))
-        with pytest.raises(DataDamaged):
+        with monkeypatch.context() as patched:
+            patched.setattr(segment_checks, "os", SimpleNamespace(**vars(os) | {"lstat": coarse}))
             await store.verified(made.id)
+            change(store.path(made.id) / name, bytes(data))
+            with pytest.raises(DataDamaged):
+                await store.verified(made.id)
 
 
 async def test_hundreds_of_flips_and_cuts_behind_a_node_reach_nobody(tmp_path: Path) -> None:
