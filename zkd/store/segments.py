@@ -73,6 +73,9 @@ class SegmentStore:
         self._trash = data_dir / "segments.trash"
         for directory in (self._here, self._incoming, self._bad, self._trash):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # These names, and those that a former life put there in its last moment, outlive a power cut from here on.
+        for directory in (data_dir, self._here):
+            sync_directory(directory)
         # What has another name was not put there by us, and is neither read nor removed.
         found = [entry.name for entry in os.scandir(self._here) if is_id(entry.name)]
         self._ids = {name: object() for name in found}  # each time that one comes it is another
