@@ -46,6 +46,8 @@ LAYERS = [
     {"holder"},
     # One file for each long-lived task of a daemon.
     {"node"},
+    # Composes the half of a node that keeps data.
+    {"keeping"},
     # Composes a node; what programs and people use.
     {"daemon", "service", "client", "schemas", "cli", "__init__", "__main__"},
 ]

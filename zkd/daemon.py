@@ -32,10 +32,10 @@ from zkd import codec
 from zkd import log as zkd_log
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
-from zkd.core.placement import place
 from zkd.credentials import read_auth, tls_context
 from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
+from zkd.keeping import Keeping
 from zkd.node.dispatcher import Dispatcher
 from zkd.node.election import Election, Reign
 from zkd.node.executor import Executor
@@ -44,7 +44,6 @@ from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.node.scheduler import Scheduler
 from zkd.node.steward import Steward
-from zkd.node.view import View
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
@@ -168,7 +167,7 @@ class Daemon:
             self.election.run(lambda: self.membership.incarnation, self._lead),
             self.executor.run(),
             self.heartbeat.run(),
-            self.view.run(),
+            self.keeping.run(),
             self._follow_operator(),
             self._sweep(),
         ):
@@ -211,7 +210,20 @@ class Daemon:
         )
         self.scheduler = Scheduler(session, paths, clock, self._log)
         self.steward = Steward(session, paths, self._log, lambda: self.settings.data.grace_s)
-        self.view = View(session, paths, place, self._log)
+        data_dir = settings.node.data_dir
+        self.keeping = Keeping(
+            session,
+            paths,
+            name,
+            self._segments,
+            data_dir,
+            boot,
+            lambda: self.membership.incarnation,
+            self._token,
+            lambda: self.settings.data,
+            self._log,
+        )
+        self.view = self.keeping.view
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
 
     async def _wait_for_zookeeper(self) -> None:
@@ -464,7 +476,17 @@ class Daemon:
         host, port = address(self.settings.node.http)
         try:
             port = await self._stack.enter_async_context(
-                serve(host, port, self._store, self._token, self._not_ready, self._samples, self._why, self._segments)
+                serve(
+                    host,
+                    port,
+                    self._store,
+                    self._token,
+                    self._not_ready,
+                    self._samples,
+                    self._why,
+                    self._segments,
+                    lambda *asked: self.keeping.rows(*asked),  # made later; until then nobody has the token
+                )
             )
         except OSError as error:
             raise BadSettings(f"node.http: cannot listen on {self.settings.node.http}: {error.strerror}") from None
@@ -526,6 +548,7 @@ class Daemon:
         yield "zkd_schedule_slots_total", {"outcome": "fired"}, self.scheduler.fired
         yield "zkd_schedule_slots_total", {"outcome": "skipped"}, self.scheduler.skipped
         yield from self.steward.samples()
+        yield from self.keeping.samples()
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
 

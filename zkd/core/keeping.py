@@ -213,6 +213,11 @@ class Keeping:
             self._trashed_at.clear()  # the second grace is one of knowing, too
         return commands
 
+    def rest(self) -> None:
+        """Nothing is missing, nothing too much: what was seen for how long counts no more."""
+        for memory in (self._surplus_since, self._orphan_since, self._trashed_at, self._failures):
+            memory.clear()
+
     # --- Fetching ---------------------------------------------------------------------------------------
 
     def _fetches(self, survey: Survey, there: Set[SegmentId], witnesses: Witnesses, now: float) -> list[Fetch]:

@@ -3,6 +3,7 @@
     GET /v1/blobs/<sha256>    the bytes, with ranges; knowing the digest is the permission to read them
     PUT /v1/blobs/<sha256>    keep these bytes as an argument of a task to come; asks for the cluster's token
     ... /v1/segments/<id>     parts of datasets: zkd.net.segment_routes
+    GET /v1/datasets/<name>/<version>/rows    rows by key: zkd.net.row_routes
     GET /v1/why/<task>        what keeps a task waiting, in words, as the leader knows it; asks for the token, too.
                               409 and who leads, at another node; 404 of what it knows nothing of; 503 if it is busy
     GET /healthz              200 while the event loop turns
@@ -22,6 +23,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from zkd.errors import ResultLost
+from zkd.net.row_routes import Rows, row_routes
 from zkd.net.segment_routes import segment_routes
 from zkd.store import BlobFormat, BlobStore, SegmentStore, is_digest
 
@@ -41,6 +43,7 @@ async def serve(
     samples: Callable[[], Iterable[Sample]],
     why: Callable[[str], Awaitable[tuple[str | None, str | None]]],
     segments: SegmentStore,
+    rows: Rows,
 ) -> AsyncIterator[int]:
     """Serve while the block runs; gives the port. `not_ready` says why this node cannot take work, or None;
     `why` what is known of a task, None if there is no time for that, or who leads if this node does not."""
@@ -104,6 +107,7 @@ async def serve(
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),
             *segment_routes(segments, expect_token),
+            *row_routes(rows, expect_token),
         ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, read_bufsize=READ_BYTES)

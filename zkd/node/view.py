@@ -63,12 +63,13 @@ class View:
         self._dirty_holdings: dict[tuple[str, NodeId], None] = {}
         self._doubted: dict[str, set[int]] = {}  # versions that may be others than those we read
         self._is_ring_dirty = True
+        self._is_tree_dirty = True
         self._chunks: dict[str, Parts] = {}  # by digest, as long as a version names it
         self._listeners: list[Callable[[], None]] = []
         self._reading = asyncio.Lock()  # a look of somebody's must not mix with ours
         self.atlas = Atlas()
         self.is_complete = False
-        self.tree = 0  # the transaction that made `datasets/`: another one, and this is another tree
+        self.tree = ""  # which one this is: by the transaction that made `datasets/`, and when
 
     @property
     def is_settled(self) -> bool:
@@ -127,6 +128,8 @@ class View:
         path = event.path
         if path == self._paths.ring:
             self._is_ring_dirty = True
+        elif path == self._paths.datasets:
+            self._is_tree_dirty = True
         elif path.startswith(f"{self._paths.datasets}/"):
             name, _, rest = path.removeprefix(f"{self._paths.datasets}/").partition("/")
             if rest.startswith("chunks/") and not self._awaits_chunk(name):
@@ -185,9 +188,7 @@ class View:
 
     async def _list_all(self, *, is_first: bool) -> None:
         """Mark what has to be read: all of it on a new connection, which replays nothing."""
-        self._is_ring_dirty = True
-        stat = await self._session.exists(self._paths.datasets)
-        self.tree = 0 if stat is None else stat.czxid
+        self._is_ring_dirty = self._is_tree_dirty = True
         names = await self._children(self._paths.datasets)
         for name in self.atlas.datasets.keys() | (names if is_first else names - self.atlas.datasets.keys()):
             if is_first or name not in names or name not in self.atlas.datasets:
@@ -212,6 +213,10 @@ class View:
         if self._is_ring_dirty:
             self._is_ring_dirty = False
             await self._read_ring()
+        if self._is_tree_dirty:
+            self._is_tree_dirty = False
+            stat = await self._session.exists(self._paths.datasets)
+            self.tree = "" if stat is None else f"{stat.czxid:x}.{stat.ctime:x}"
         names, self._dirty = list(self._dirty), {}
         for number, name in enumerate(names):
             try:

@@ -1,0 +1,101 @@
+"""Composes what a node does with data: the parts of `zkd.node` that keep datasets, and what people see of them.
+
+view (what there is, where it belongs) --- keeper (fetches, throws away) --- scrubber (reads for rot)
+                                      \\-- holdings (says what is here)  \\-- lookup (rows by key)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd.core.placement import place
+from zkd.node.holdings import Holdings
+from zkd.node.keeper import Keeper
+from zkd.node.lookup import Lookup
+from zkd.node.scrubber import Scrubber
+from zkd.node.view import View
+from zkd.paths import NodeId, Paths
+from zkd.settings import Data
+from zkd.store import SegmentStore
+from zkd.workers.indexer import make_indexes
+from zkd.zk import Session
+
+
+class Keeping:
+    """`store` tells nobody of its changes before this is made."""
+
+    def __init__(
+        self,
+        session: Session,
+        paths: Paths,
+        node: NodeId,
+        store: SegmentStore,
+        data_dir: Path,
+        boot: str,
+        incarnation: Callable[[], str | None],
+        token: Callable[[], str | None],
+        settings: Callable[[], Data],
+        log: Log,
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._quarantined = 0
+        self.view = view = View(session, paths, place, log)
+        self.keeper = Keeper(
+            session,
+            paths,
+            node,
+            store,
+            view.atlas,
+            lambda: view.is_settled,
+            lambda: view.tree,
+            token,
+            settings,
+            data_dir,
+            log,
+        )
+        self.holdings = Holdings(session, paths, node, store, view.atlas, lambda: view.is_complete, incarnation, log)
+        self.scrubber = Scrubber(store, lambda: settings().scrub_bytes_s, boot, log)
+        self.lookup = Lookup(node, store, view.atlas, view.look, data_dir, make_indexes, log)
+        view.subscribe(self.keeper.look)
+        view.subscribe(self.holdings.look)
+        store.changed = self._changed
+        store.damaged = self._damaged
+
+    async def run(self) -> None:
+        """Ends only by cancellation."""
+        async with asyncio.TaskGroup() as group:
+            for part in (self.view, self.keeper, self.holdings, self.scrubber):
+                group.create_task(part.run())
+
+    async def rows(self, name: str, version: int, key: str, kind: str, columns: Sequence[str]) -> bytes:
+        return await self.lookup.rows(name, version, key, kind, columns)
+
+    def _changed(self, segment_id: str) -> None:
+        """A segment came or went."""
+        self.keeper.look()
+        self.holdings.look()
+        if not self._store.has(segment_id):
+            self.lookup.forget(segment_id)
+
+    def _damaged(self, segment_id: str, why: str) -> None:
+        self._quarantined += 1
+        self._log.warning("segment.quarantined", segment=segment_id, error=why)
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        keeper, datasets = self.keeper, self.view.atlas.datasets
+        yield "zkd_datasets", {}, len(datasets)
+        yield "zkd_manifests_refused", {}, sum(len(each.refused) for each in datasets.values())
+        for state, count in keeper.counts().items():
+            yield "zkd_segments", {"state": state}, count
+        yield "zkd_segment_bytes", {}, keeper.kept_bytes
+        yield "zkd_segments_repaired_total", {}, keeper.repaired
+        yield "zkd_segments_repaired_bytes_total", {}, keeper.repaired_bytes
+        yield "zkd_segments_purged_total", {}, keeper.purged
+        yield "zkd_segments_quarantined_total", {}, self._quarantined
+        yield "zkd_segments_scrubbed_total", {}, self.scrubber.scrubbed
+        yield "zkd_segments_scrubbed_bytes_total", {}, self.scrubber.scrubbed_bytes

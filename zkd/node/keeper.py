@@ -1,0 +1,321 @@
+"""Keeps on this node's disk what belongs here: does what `zkd.core.keeping` decides.
+
+Decides anew when the picture of the datasets changed, when a segment came or went, and now and then while something
+waits for its time. Fetches come from whoever holds the segment, a few at once, within a budget of bytes a second;
+what is thrown away lies in the trash first, and is deleted only after those it belongs to have read theirs.
+
+Nothing is thrown away while there is no connection, while the picture is not complete, or in a tree that is not the
+one we kept data for: an ensemble that lost its disks, or another one by mistake, lists none of our segments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd import codec
+from zkd.core.atlas import Atlas
+from zkd.core.keeping import Bucket, Command, Fetch, Keeping, Purge, Restore, Survey, Trash, Witnesses, fairly, survey
+from zkd.errors import BadRecord, DataDamaged, DataUnavailable, ZooKeeperError
+from zkd.manifests import SegmentRef
+from zkd.paths import NodeId, Paths
+from zkd.records import Node
+from zkd.settings import Data
+from zkd.store import SegmentStore
+from zkd.zk import Session, State
+
+if TYPE_CHECKING:
+    import aiohttp
+
+FETCHES_AT_ONCE = 4
+PURGES_AT_ONCE = 2
+GATHER_S = 0.05  # changes come in swarms
+IDLE_S = 30.0  # between looks when nothing is known to have changed and nothing waits for its time
+PEERS_S = 1.0  # between reads of who is here, while that matters; a large cluster takes longer
+PEERS_A_SECOND = 200
+VERIFY_S = 600.0  # for another node to read a segment
+DISK_S = 5.0  # before the next try when the disk takes no more
+TOUCHED_INLINE = 5_000  # segments to decide about, or to survey, before that goes to a thread
+REMEMBERED = "segments.tree"
+
+
+class Keeper:
+    def __init__(
+        self,
+        session: Session,
+        paths: Paths,
+        node: NodeId,
+        store: SegmentStore,
+        atlas: Atlas,
+        is_settled: Callable[[], bool],
+        tree: Callable[[], str],
+        token: Callable[[], str | None],
+        settings: Callable[[], Data],
+        data_dir: Path,
+        log: Log,
+    ) -> None:
+        self._session = session
+        self._paths = paths
+        self._node = node
+        self._store = store
+        self._atlas = atlas
+        self._is_settled = is_settled
+        self._tree = tree
+        self._token = token
+        self._settings = settings
+        self._remembered = data_dir / REMEMBERED
+        self._log = log
+        self._wake = asyncio.Event()
+        self._keeping = Keeping(node)
+        self._budget = Bucket(0.0)
+        self._survey: tuple[object, Survey] | None = None
+        self._peers: dict[NodeId, Node] = {}
+        self._peers_at = -math.inf
+        self._trashed: set[str] = set()
+        self._fetching: set[str] = set()
+        self._purging: set[str] = set()
+        self._failed: list[str] = []
+        self._refused: list[str] = []
+        self._disk_waits_until = 0.0
+        self._is_stranger = False
+        self._known_tree: str | None = None
+        self._is_disk_full = False
+        self.missing = 0
+        self.surplus = 0
+        self.repaired = 0
+        self.repaired_bytes = 0
+        self.purged = 0
+
+    def counts(self) -> dict[str, int]:
+        """How many segments are in which state, for people."""
+        return {
+            "here": len(self._store.ids()),
+            "missing": self.missing,
+            "repairing": len(self._fetching),
+            "surplus": self.surplus,
+            "trashed": len(self._trashed),
+        }
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the segments here that belong here."""
+        if self._survey is None:
+            return 0
+        wanted = self._survey[1].wanted
+        return sum(wanted[each].ref.size for each in self._store.ids() if each in wanted)
+
+    def look(self) -> None:
+        """Something changed: the picture, or what lies here."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ends only by cancellation."""
+        from zkd.net.fetch import session
+
+        self._trashed = set(await self._store.trashed())
+        async with session() as http, asyncio.TaskGroup() as group:
+            while True:
+                wait_s = await self._round(group, http)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
+                await asyncio.sleep(GATHER_S)
+                self._wake.clear()
+
+    async def _round(self, group: asyncio.TaskGroup, http: aiohttp.ClientSession) -> float:
+        """Decide once, and begin to do it; the seconds until there may be more to decide."""
+        survey = await self._surveyed()
+        here = self._store.ids()
+        self.missing = len(survey.wanted.keys() - here)
+        self.surplus = len(here - survey.wanted.keys())
+        if not (self.missing or self.surplus or self._trashed):
+            self._keeping.rest()
+            return IDLE_S
+        try:
+            await self._meet()
+            is_sure = await self._is_sure()
+        except ZooKeeperError as error:
+            self._log.info("keeper.interrupted", error=str(error))
+            is_sure = False
+        survey = await self._surveyed()  # as it is now: most often the same
+        here = self._store.ids()
+        witnesses = Witnesses(self._atlas.holdings, {name: peer.incarnation for name, peer in self._peers.items()})
+        now = self._now()
+        for each in self._failed:
+            self._keeping.fetch_failed(each, survey, witnesses, now)
+        for each in self._refused:
+            self._keeping.purge_refused(each)
+        self._failed, self._refused = [], []
+        grace_s = self._settings().grace_s
+        trashed = frozenset(self._trashed)
+        if len(here) + len(survey.wanted) < TOUCHED_INLINE:
+            commands = self._keeping.decide(survey, here, trashed, witnesses, now, grace_s, is_sure=is_sure)
+        else:
+            commands = await asyncio.to_thread(
+                self._keeping.decide, survey, here, trashed, witnesses, now, grace_s, is_sure=is_sure
+            )
+        await self._carry_out(commands, survey, group, http)
+        return min(5.0, max(0.1, grace_s / 20))
+
+    # --- Knowing ----------------------------------------------------------------------------------------
+
+    async def _surveyed(self) -> Survey:
+        """What is asked of this node. Made anew when a version, the map, or who writes changed."""
+        atlas = self._atlas
+        mark = (  # of the very objects, so that most are equal at a glance
+            [(name, dataset.writers > 0, bool(dataset.refused)) for name, dataset in atlas.datasets.items()],
+            [edition for dataset in atlas.datasets.values() for edition in dataset.editions.values()],
+            list(atlas.placed.values()),
+        )
+        if self._survey is None or self._survey[0] != mark:
+            parts = sum(len(each.parts) for dataset in atlas.datasets.values() for each in dataset.editions.values())
+            if parts < TOUCHED_INLINE:
+                self._survey = mark, survey(atlas, self._node)
+            else:
+                self._survey = mark, await asyncio.to_thread(survey, atlas, self._node)
+        return self._survey[1]
+
+    async def _meet(self) -> None:
+        """Read who is here, unless we just did."""
+        if self._now() - self._peers_at < max(PEERS_S, len(self._peers) / PEERS_A_SECOND):
+            return
+        names = await self._session.children(self._paths.nodes)
+        peers: dict[NodeId, Node] = {}
+        for name, got in zip(
+            names, await self._session.get_many([self._paths.node(name) for name in names]), strict=True
+        ):
+            if not isinstance(got, ZooKeeperError):
+                with suppress(BadRecord):
+                    peers[name] = codec.decode(got.data, Node)
+        self._peers = peers
+        self._peers_at = self._now()
+
+    async def _is_sure(self) -> bool:
+        """Whether what we see is the tree as it is, and the one that we keep data for."""
+        if self._session.state is not State.CONNECTED or not self._is_settled() or not self._atlas.ring.keepers:
+            return False
+        if self._node not in self._peers or not self._tree():
+            return False
+        if self._known_tree != self._tree():
+            self._known_tree = await asyncio.to_thread(self._known, self._tree())
+        return self._known_tree == self._tree()
+
+    def _known(self, tree: str) -> str | None:
+        """The tree whose datasets lie here; this one, if there is none yet."""
+        try:
+            known = self._remembered.read_text()
+        except FileNotFoundError:
+            known = tree
+            try:
+                half_written = self._remembered.with_suffix(".tmp")
+                half_written.write_text(tree)
+                os.replace(half_written, self._remembered)
+            except OSError as error:
+                self._log.warning("tree.not_remembered", error=str(error))
+                return None
+        except OSError as error:
+            self._log.warning("tree.not_remembered", error=str(error))
+            return None
+        if known != tree and not self._is_stranger:
+            self._is_stranger = True
+            hint = f"nothing is thrown away; if this is right, stop, remove {self._remembered}, and start again"
+            self._log.error("tree.changed", expected=known, found=tree, hint=hint)
+        return known
+
+    # --- Acting -----------------------------------------------------------------------------------------
+
+    async def _carry_out(
+        self, commands: list[Command], survey: Survey, group: asyncio.TaskGroup, http: aiohttp.ClientSession
+    ) -> None:
+        fetches = [each for each in commands if isinstance(each, Fetch)]
+        for command in commands:
+            try:
+                if isinstance(command, Restore):
+                    self._log.info("segment.restored", segment=command.segment)
+                    self._trashed.discard(command.segment)
+                    if self._store.has(command.segment):  # somebody has brought it anew
+                        await self._store.remove(command.segment)
+                    elif await self._store.restore(command.segment):
+                        await self._store.verify(command.segment)  # nobody has looked at it while it lay there
+                elif isinstance(command, Trash):
+                    self._log.info("segment.trashed", segment=command.segment)
+                    await self._store.trash(command.segment)
+                    self._trashed.add(command.segment)
+            except (OSError, DataUnavailable) as error:
+                self._log.warning("segment.not_moved", segment=command.segment, error=str(error))
+        purges = [each for each in commands if isinstance(each, Purge) and each.segment not in self._purging]
+        for purge in purges[: PURGES_AT_ONCE - len(self._purging)]:
+            self._purging.add(purge.segment)
+            group.create_task(self._purge(purge, http))
+        if self._now() >= self._disk_waits_until:
+            for fetch in fairly(fetches, self._fetching, FETCHES_AT_ONCE):
+                self._fetching.add(fetch.segment)
+                group.create_task(self._fetch(fetch, survey.wanted[fetch.segment].ref, http))
+
+    async def _fetch(self, fetch: Fetch, ref: SegmentRef, http: aiohttp.ClientSession) -> None:
+        from zkd.net.segments import fetch as fetch_segment
+
+        began = self._now()
+        urls = [address for name in fetch.sources if (address := self._address(name)) is not None]
+        try:
+            await fetch_segment(http, urls, self._token() or "", ref, self._store, self._paced)
+        except (DataUnavailable, DataDamaged, TimeoutError) as error:
+            self._failed.append(fetch.segment)
+            self._log.info("segment.not_fetched", segment=fetch.segment, sources=fetch.sources, error=str(error))
+        except OSError as error:
+            self._failed.append(fetch.segment)
+            if not self._is_disk_full:
+                self._is_disk_full = True
+                self._log.error("segments.not_written", error=str(error), retry_s=DISK_S)
+            self._disk_waits_until = self._now() + DISK_S
+        else:
+            self._is_disk_full = False
+            self.repaired += 1
+            self.repaired_bytes += fetch.size
+            self._log.info(
+                "segment.fetched", segment=fetch.segment, copies=fetch.copies, took_s=round(self._now() - began, 3)
+            )
+        finally:
+            self._fetching.discard(fetch.segment)
+            self._wake.set()
+
+    async def _paced(self, size: int) -> None:
+        await asyncio.sleep(self._budget.spend(size, self._settings().repair_bytes_s, self._now()))
+
+    async def _purge(self, purge: Purge, http: aiohttp.ClientSession) -> None:
+        """Delete it, if everybody who should have it has just read it whole."""
+        from zkd.net.segments import verify
+
+        try:
+            for name in purge.witnesses:
+                address = self._address(name)
+                token = self._token() or ""
+                if address is None or not await verify(http, address, token, purge.segment, VERIFY_S):
+                    self._refused.append(purge.segment)
+                    self._log.warning("segment.not_vouched_for", segment=purge.segment, node=name)
+                    return
+            if purge.segment in self._trashed:  # and not restored meanwhile
+                await self._store.remove(purge.segment)
+                self._trashed.discard(purge.segment)
+                self.purged += 1
+                self._log.info("segment.purged", segment=purge.segment)
+        except (DataUnavailable, OSError, TimeoutError) as error:
+            self._refused.append(purge.segment)
+            self._log.info("segment.not_purged", segment=purge.segment, error=str(error))
+        finally:
+            self._purging.discard(purge.segment)
+            self._wake.set()
+
+    def _address(self, node: NodeId) -> str | None:
+        peer = self._peers.get(node)
+        return None if peer is None else peer.address
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
