@@ -8,7 +8,8 @@ stopped. Addresses are the nodes' own, such as ``http://10.0.0.1:8080``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import aiohttp
@@ -29,6 +30,7 @@ from zkd.store.segment_files import (
     size_of,
 )
 from zkd.store.segments import OutOfStep
+from zkd.store.threads import one_ahead
 
 GOES = 4  # without a byte more than before
 PAUSE_S = 0.2  # after the first of them, and twice as long after each
@@ -67,8 +69,6 @@ async def push(
             status, words = await _put(http, url, token, sending)
         except (aiohttp.ClientError, TimeoutError, OSError, Stopped) as error:
             status, words = 0, str(error) or type(error).__name__
-        finally:
-            sending.close()
         if sending.fault is not None:
             raise sending.fault
         if status in (200, 201):
@@ -108,31 +108,27 @@ class _Sending:
         self._head = head
         self._segment = segment
         self._pace = pace
-        self._reader = SegmentReader(directory, segment_id, segment)
-        self._job: asyncio.Future[bytes] | None = None
+        self._directory = directory
+        self._id = segment_id
 
-    def close(self) -> None:
-        if self._job is None or self._job.done():
-            self._reader.close()
-        else:  # its thread is reading a block
-            self._job.add_done_callback(lambda _: self._reader.close())
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def body(self) -> AsyncGenerator[bytes]:
+        """Owned by aiohttp, which closes it in a task of its own if that was not read to the end."""
         loop = asyncio.get_running_loop()
         if self.start < len(self._head):
             yield self._head[self.start :]
-        for place in blocks(self._segment, len(self._head), self.start, self.total):
-            if self._pace is not None:
-                await self._pace(place.size)
-            try:
-                self._job = loop.run_in_executor(None, self._reader.block, place.file, place.block)
-                data = await self._job
-            except DataDamaged as error:
-                self.fault = error
-                raise
-            if self.patience is not None and not self.patience.expired():
-                self.patience.reschedule(loop.time() + ANSWER_S)
-            yield data[max(0, self.start - place.start) :]
+        wanted = blocks(self._segment, len(self._head), self.start, self.total)
+        try:
+            with SegmentReader(self._directory, self._id, self._segment) as reader:
+                async with aclosing(one_ahead(None, wanted, reader.read)) as read:
+                    async for place, data in read:
+                        if self._pace is not None:
+                            await self._pace(place.size)
+                        if self.patience is not None and not self.patience.expired():
+                            self.patience.reschedule(loop.time() + ANSWER_S)
+                        yield data[max(0, self.start - place.start) :]
+        except DataDamaged as error:
+            self.fault = error
+            raise
 
 
 async def _put(http: aiohttp.ClientSession, url: str, token: str, sending: _Sending) -> tuple[int, str]:
@@ -147,15 +143,13 @@ async def _put(http: aiohttp.ClientSession, url: str, token: str, sending: _Send
         headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=http.timeout.sock_connect, sock_read=ANSWER_S)
 
-    async def put() -> tuple[int, str]:
-        async with http.put(
-            url, data=sending.__aiter__(), headers=headers, expect100=True, allow_redirects=False, timeout=timeout
-        ) as answer:
-            return answer.status, await words_of(answer)
-
     # aiohttp bounds no body that the other side does not read.
-    async with asyncio.timeout(ANSWER_S) as sending.patience:
-        return await put()
+    async with (
+        asyncio.timeout(ANSWER_S) as sending.patience,
+        aclosing(sending.body()) as body,
+        http.put(url, data=body, headers=headers, expect100=True, allow_redirects=False, timeout=timeout) as answer,
+    ):
+        return answer.status, await words_of(answer)
 
 
 async def _received_there(http: aiohttp.ClientSession, url: str, token: str) -> int:

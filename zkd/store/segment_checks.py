@@ -20,7 +20,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from zkd.errors import DataDamaged
 from zkd.manifests import BLOCK_BYTES, Segment
-from zkd.store.segment_files import SEGMENT_JSON, SEGMENT_JSON_BYTES_MAX, file_name, header_of, parse, short
+from zkd.store.segment_files import SEGMENT_JSON, SEGMENT_JSON_BYTES_MAX, Block, file_name, header_of, parse, short
 
 # Opening or reading gives these when the file is not as it was written. ENXIO and ELOOP: a pipe, a link.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EIO, errno.EUCLEAN, errno.EBADMSG}
@@ -118,6 +118,9 @@ class SegmentReader:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def read(self, place: Block) -> bytes:
+        return self.block(place.file, place.block)
 
     def block(self, number: int, index: int) -> bytes:
         """Block `index` of file `number`. Raises as `check`."""

@@ -19,19 +19,18 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec
 
 from zkd.errors import DataDamaged, DataUnavailable, ZkdError
 from zkd.manifests import BLOCK_BYTES, Segment
 from zkd.store import segment_checks
 from zkd.store.segment_files import HEAD_BYTES, blocks, is_id, packed_head, parse, short, size_of, sync_directory
 from zkd.store.segment_intake import Intake
+from zkd.store.threads import in_thread, one_ahead
 
 P = ParamSpec("P")
-T = TypeVar("T")
 Pace = Callable[[int], Awaitable[None]]
 
 IO_THREADS = 4
@@ -107,7 +106,7 @@ class SegmentStore:
         """
         path = self.path(segment_id)
         async with self._guarded(segment_id):
-            text = await self._run(self._io, segment_checks.read_json, path, segment_id)
+            text = await in_thread(self._io, segment_checks.read_json, path, segment_id)
             return text, parse(text, segment_id)
 
     async def verified(self, segment_id: str) -> Segment:
@@ -119,12 +118,12 @@ class SegmentStore:
         async with self._lock("check", segment_id), self._guarded(segment_id):
             _, segment = await self.describe(segment_id)
             files = len(segment.files)
-            mark, touched = await self._run(self._io, segment_checks.signature, path, segment_id, files)
+            mark, touched = await in_thread(self._io, segment_checks.signature, path, segment_id, files)
             if self._checked.get(segment_id) == mark:
                 return segment
             began = time.time_ns()
             await self._check(segment_checks.checking(path, segment_id, segment))
-            mark_then, _ = await self._run(self._io, segment_checks.signature, path, segment_id, files)
+            mark_then, _ = await in_thread(self._io, segment_checks.signature, path, segment_id, files)
             if mark == mark_then and touched + RACY_NS < began and segment_id in self._ids:
                 self._checked[segment_id] = mark
             return segment
@@ -145,7 +144,7 @@ class SegmentStore:
 
     async def _check(self, steps: Generator[int], pace: Pace | None = None) -> None:
         try:
-            while size := await self._run(self._checks, _advance, steps):
+            while size := await in_thread(self._checks, _advance, steps):
                 if pace is not None:
                     await pace(size)
         finally:
@@ -162,16 +161,17 @@ class SegmentStore:
             head = packed_head(text)
             total = len(head) + size_of(segment)
             stop = total if stop is None else min(stop, total)
-            reader = await self._run(self._io, segment_checks.SegmentReader, path, segment_id, segment)
+            reader = await in_thread(self._io, segment_checks.SegmentReader, path, segment_id, segment)
             try:
                 if start < min(stop, len(head)):
                     yield head[start:stop]
-                for place in blocks(segment, len(head), start, stop):
-                    data = await self._run(self._io, reader.block, place.file, place.block)
-                    if start <= place.start and place.start + place.size <= stop:
-                        yield data
-                    else:
-                        yield data[max(0, start - place.start) : stop - place.start]
+                wanted = blocks(segment, len(head), start, stop)
+                async with aclosing(one_ahead(self._io, wanted, reader.read)) as read:
+                    async for place, data in read:
+                        if start <= place.start and place.start + place.size <= stop:
+                            yield data
+                        else:
+                            yield data[max(0, start - place.start) : stop - place.start]
             finally:
                 reader.close()
 
@@ -197,15 +197,15 @@ class SegmentStore:
             if start != intake.received:
                 raise OutOfStep(intake.received)
             self._expect_total(intake, segment_id, total)
-            await self._run(self._io, self._make_room, total - start)
+            await in_thread(self._io, self._make_room, total - start)
             try:
                 await self._feed(intake, segment_id, total, chunks)
                 if intake.received != intake.total:
                     return False
                 await self._keep(intake, intake.finish)
             finally:
-                await self._run(self._io, intake.pause)
-            await self._run(self._io, self._settle, segment_id)
+                await in_thread(self._io, intake.pause)
+            await in_thread(self._io, self._settle, segment_id)
             self._intakes.pop(segment_id, None)
             self._ids[segment_id] = object()
         self.changed(segment_id)
@@ -229,10 +229,10 @@ class SegmentStore:
 
     async def _keep(self, intake: Intake, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await self._run(self._io, work, *args, **kwargs)
+            await in_thread(self._io, work, *args, **kwargs)
         except OSError:
             # Others may need less room. And after a failed sync nobody knows what was written: begin anew.
-            await self._run(self._io, intake.discard)
+            await in_thread(self._io, intake.discard)
             raise
 
     def _expect_total(self, intake: Intake, segment_id: str, total: int) -> None:
@@ -242,7 +242,7 @@ class SegmentStore:
     async def _intake(self, segment_id: str) -> Intake:
         intake = self._intakes.pop(segment_id, None)
         if intake is None:
-            intake = await self._run(self._io, Intake, self._incoming / segment_id, segment_id)
+            intake = await in_thread(self._io, Intake, self._incoming / segment_id, segment_id)
         self._intakes[segment_id] = intake  # the last one again
         for other in list(self._intakes)[: max(0, len(self._intakes) - KNOWN_MAX)]:
             if ("receive", other) not in self._locks:  # nobody uses it
@@ -279,7 +279,7 @@ class SegmentStore:
         path = self.path(segment_id)
         self._forget(segment_id)
         try:
-            await self._run(self._io, self._move, path, self._trash / segment_id)
+            await in_thread(self._io, self._move, path, self._trash / segment_id)
         except OSError:
             if path.exists():
                 self._ids[segment_id] = object()
@@ -292,7 +292,7 @@ class SegmentStore:
         if segment_id in self._ids:
             return True
         try:
-            await self._run(self._io, self._move, self._trash / segment_id, self._here / segment_id)
+            await in_thread(self._io, self._move, self._trash / segment_id, self._here / segment_id)
         except FileNotFoundError:
             return False
         self._ids[segment_id] = object()
@@ -301,12 +301,12 @@ class SegmentStore:
 
     async def trashed(self) -> dict[str, float]:
         """The segments that were taken out, and how many seconds ago, by this machine's clock."""
-        return await self._run(self._io, lambda: _ages(self._trash))
+        return await in_thread(self._io, lambda: _ages(self._trash))
 
     async def remove(self, segment_id: str) -> None:
         """Remove for good one that was taken out. From the first moment on it cannot be restored, not even in part."""
         _expect_id(segment_id)
-        await self._run(self._io, self._unlink, self._trash / segment_id)
+        await in_thread(self._io, self._unlink, self._trash / segment_id)
 
     @staticmethod
     def _unlink(path: Path) -> None:
@@ -323,11 +323,11 @@ class SegmentStore:
 
     async def purge(self, older_than_s: float) -> list[str]:
         """Remove for good what was taken out before so many seconds; gives the ids. Old rests go, too."""
-        purged = await self._run(self._io, _remove, self._trash, older_than_s, frozenset[str]())
-        await self._run(self._io, _remove, self._bad, BAD_KEPT_S, frozenset[str]())
-        await self._run(self._io, self._unlink_rests)
+        purged = await in_thread(self._io, _remove, self._trash, older_than_s, frozenset[str]())
+        await in_thread(self._io, _remove, self._bad, BAD_KEPT_S, frozenset[str]())
+        await in_thread(self._io, self._unlink_rests)
         arriving = frozenset(segment_id for kind, segment_id in self._locks if kind == "receive")
-        gone = await self._run(self._io, _remove, self._incoming, INCOMING_KEPT_S, arriving)
+        gone = await in_thread(self._io, _remove, self._incoming, INCOMING_KEPT_S, arriving)
         for segment_id in gone:
             self._intakes.pop(segment_id, None)
         return purged
@@ -369,7 +369,7 @@ class SegmentStore:
         self.damaged(segment_id, why)
         # A disk that is read-only, say: after a restart it is found again, and again not believed.
         with suppress(OSError):
-            await self._run(self._io, self._move, self._here / segment_id, self._bad / segment_id)
+            await in_thread(self._io, self._move, self._here / segment_id, self._bad / segment_id)
 
     @asynccontextmanager
     async def _lock(self, kind: str, segment_id: str) -> AsyncIterator[None]:
@@ -388,16 +388,6 @@ class SegmentStore:
             lock.wanted -= 1
             if not lock.wanted:
                 del self._locks[key]
-
-    @staticmethod
-    async def _run(where: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do this in a thread. Who is cancelled meanwhile waits for its end, so that each file has one user."""
-        future = asyncio.get_running_loop().run_in_executor(where, partial(work, *args, **kwargs))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait({future})  # steps of some MiB, or as long as a disk takes to sync
-            raise
 
 
 class _Lock:
