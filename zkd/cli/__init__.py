@@ -29,6 +29,7 @@ COMMANDS = {
     "get": ("get", "List nodes, tasks, results, kernels, dead tasks, schedules or limits."),
     "describe": ("describe", "Show everything about one node, task, result, kernel or schedule."),
     "status": ("status", "Show the cluster at a glance."),
+    "data": ("data", "Keep tables on the nodes: put, get, ls, stat, locate, verify, rm."),
     "node": ("node", "Drain, cordon and uncordon nodes."),
     "limit": ("limit", "Bound how much of a kernel's work the cluster takes on."),
     "dev": ("dev", "Start a whole cluster on this machine, with nothing to configure."),

@@ -174,8 +174,11 @@ _STYLES = {
     "cordoned": "yellow",
     "cancelled": "yellow",
     "expired": "yellow",
+    "full": "green",
+    "degraded": "yellow",
+    "lost": "red",
 }
 
 
 def _style(name: str, value: Any) -> str:
-    return _STYLES.get(value, "") if name in ("state", "status") and isinstance(value, str) else ""
+    return _STYLES.get(value, "") if name in ("state", "status", "health") and isinstance(value, str) else ""

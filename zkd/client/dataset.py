@@ -100,6 +100,11 @@ class Dataset:
     def columns(self) -> list[Column]:
         return self.manifest.columns
 
+    @property
+    def key_dtype(self) -> str:
+        """Of the column by which rows are found, or of the numbers of rows."""
+        return next((column.dtype for column in self.columns if column.name == self.manifest.key), "<i8")
+
     # --- By key -------------------------------------------------------------------------------------------
 
     async def locate(self, key: Any) -> Location:
@@ -130,9 +135,9 @@ class Dataset:
         return found
 
     def _as_key(self, key: Any) -> int | str | bytes | float:
-        from zkd.tables.hashing import as_key
+        from zkd.tables.keys import as_key
 
-        return as_key(key, next((each.dtype for each in self.columns if each.name == self.manifest.key), "<i8"))
+        return as_key(key, self.key_dtype)
 
     def _no_key(self, key: Any) -> DatasetNotFound:
         return DatasetNotFound(f"{self.name}@{self.version} has no row with the key {key!r}")

@@ -127,3 +127,23 @@ def _text(column: Any, where: str, row: int, kind: str) -> Array:
         if text.endswith(nul):  # numpy fills with these, and would take it for filling
             raise BadRows(where, f"expected text that does not end in a NUL, got one in row {row + number}")
     return np.array(texts, f"{kind}{max(1, width)}")
+
+
+def write(columns: Columns, path: Path) -> None:
+    """Write the rows to a .parquet or .arrow file; columns whose rows have one axis become lists of one size."""
+    pa = pyarrow()
+    arrays = {}
+    for name, column in columns.items():
+        try:
+            flat = pa.array(np.ascontiguousarray(column.reshape(-1)))
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise BadRows(f"column {name!r}", f"expected what {path.suffix} can hold: {error}") from None
+        for length in reversed(column.shape[1:]):
+            flat = pa.FixedSizeListArray.from_arrays(flat, length)
+        arrays[name] = flat
+    table = pa.table(arrays)
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(table, path)
+        return
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)

@@ -41,40 +41,6 @@ def hash_column(keys: Array, *, first_row: int = 0, where: str = "key") -> Hashe
     return hashes
 
 
-def as_key(key: Any, dtype: str) -> int | str | bytes | float:
-    """`key` as `hash_key` takes it, to be looked for in a column of this dtype. `BadRows` if it cannot be in there.
-
-    A float is rounded as the column rounded it when it was written, a date becomes the number of the column's unit.
-    """
-    column = np.dtype(dtype)
-    wrong = BadRows("key", f"expected a value of a column of {column}, got {str(key)[:80]!r} ({type(key).__name__})")
-    if isinstance(key, np.generic):
-        key = key if key.dtype.kind in "mM" else key.item()
-    if isinstance(key, bool):
-        raise wrong
-    if column.kind in "mM":
-        try:
-            moment = np.array(key, column) if isinstance(key, int) else np.asarray(key).astype(column)
-        except (TypeError, ValueError):
-            raise wrong from None
-        _refuse(np.isnat(moment.reshape(1)), 0, "key", "NaT equals nothing, so nothing can be found by it")
-        return int(moment.astype(np.int64))
-    if column.kind in "iu" and isinstance(key, int | float) and key == int(key):
-        limits = np.iinfo(column)
-        if not limits.min <= key <= limits.max:
-            raise wrong
-        return int(key)
-    if column.kind == "f" and isinstance(key, int | float):
-        _refuse(np.isnan(np.array([key])), 0, "key", "NaN equals nothing, so nothing can be found by it")
-        with np.errstate(over="ignore"):
-            return float(np.array(key).astype(column)) + 0.0
-    if column.kind == "U" and isinstance(key, str) and _is_utf8(key):
-        return key
-    if column.kind == "S" and isinstance(key, str | bytes):
-        return key.encode() if isinstance(key, str) else key
-    raise wrong
-
-
 def part_numbers(hashes: Hashes, parts: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """The part that each hash belongs to: its upper bits, as small integers, which numpy sorts by radix."""
     kind: Any = np.uint8 if parts <= 256 else np.uint16
@@ -90,10 +56,10 @@ def _bits(keys: Array, into: Hashes, first_row: int, where: str) -> None:
     elif keys.dtype.kind == "f":
         floats = into.view(np.float64)
         floats[:] = keys
-        _refuse(np.isnan(floats), first_row, where, "NaN equals nothing, so nothing could be found by it")
+        refuse(np.isnan(floats), first_row, where, "NaN equals nothing, so nothing could be found by it")
         floats += 0.0  # -0.0 + 0.0 is 0.0
     elif keys.dtype.kind in "mM":
-        _refuse(np.isnat(keys), first_row, where, "NaT equals nothing, so nothing could be found by it")
+        refuse(np.isnat(keys), first_row, where, "NaT equals nothing, so nothing could be found by it")
         into.view(np.int64)[:] = keys.astype(keys.dtype.newbyteorder("=")).view(np.int64)
     else:
         into.view(np.int64)[:] = keys
@@ -118,12 +84,12 @@ def _hash_text(keys: Array, first_row: int, where: str) -> Hashes:
         try:
             texts = [text.encode() for text in texts]
         except UnicodeEncodeError:
-            bad = np.array([not _is_utf8(text) for text in texts])
-            _refuse(bad, first_row, where, "text with a lone surrogate cannot be UTF-8")
+            bad = np.array([not is_utf8(text) for text in texts])
+            refuse(bad, first_row, where, "text with a lone surrogate cannot be UTF-8")
     return np.fromiter(map(xxh3_64_intdigest, texts), np.uint64, len(texts))
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -131,7 +97,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _refuse(bad: npt.NDArray[np.bool_], first_row: int, where: str, why: str) -> None:
+def refuse(bad: npt.NDArray[np.bool_], first_row: int, where: str, why: str) -> None:
     if not bad.any():
         return
     rows = np.flatnonzero(bad)
