@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Raw, UnsetType
 
+from zkd.manifests import Head, Holding, Manifest, Ring, Segment
 from zkd.paths import PROTOCOL_VERSION
 from zkd.records import (
     Assignment,
@@ -41,6 +42,11 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "limit": (Limit, "control/limits/<kernel>: how much of a kernel's work the cluster takes on."),
     "schedule": (Schedule, "schedules/<name>: a task that recurs, by `cron` or by `every_s`."),
     "schedule-state": (ScheduleState, "control/schedules/<name>: how far the leader is with a schedule."),
+    "dataset": (Head, "datasets/<name>: the version of a dataset that readers get."),
+    "manifest": (Manifest, "datasets/<name>/versions/<n>: a version of a dataset; immutable."),
+    "segment": (Segment, "segment.json: some rows of a part, as files; its id is the blake3 of these bytes."),
+    "ring": (Ring, "control/ring: the nodes that keep data; the leader's."),
+    "holding": (Holding, "holdings/<name>/<node>: the parts that lie on a node, as it says."),
     "blob-ref": (BlobRef, "Where a value lies that is too large for a znode."),
 }
 

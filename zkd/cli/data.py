@@ -87,9 +87,9 @@ async def put(
             )
     manifest = dataset.manifest
     if output == "table":
-        click.echo(
-            f"{name}@{dataset.version}: {dataset.rows} rows in {dataset.parts} parts, {manifest.replicas} copies"
-        )
+        counts = {"row": dataset.rows, "part": dataset.parts, "replica": manifest.replicas}
+        said = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
+        click.echo(f"{name}@{dataset.version}: {said}")
     else:
         write_fields(_row(manifest), output)
 

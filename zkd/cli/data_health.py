@@ -64,12 +64,13 @@ async def _stat(client: Client, name: str) -> Stat | None:
 
 def _line(stat: Stat) -> str:
     words = [f"{stat.name}@{stat.version}: {stat.health}"]
+    parts = stat.full + stat.degraded + stat.lost
     if stat.lost:
-        words.append(f"{stat.lost} parts have no copy on any node that is here")
+        words.append(f"{stat.lost} of {parts} parts have no copy on any node that is here")
     if stat.degraded:
         words.append(
             f"{stat.degraded} of {stat.full + stat.degraded + stat.lost} parts have fewer copies than they should"
         )
     if stat.missing:
-        words.append(f"{stat.missing} copies are on their way to the nodes they belong to")
+        words.append(f"{stat.missing} copies are missing where they belong")
     return ", ".join(words)

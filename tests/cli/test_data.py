@@ -1,0 +1,120 @@
+"""`zkd data` on a cluster of two nodes."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.cli.conftest import Ran
+
+    Zkd = Callable[..., Ran]
+
+CSV = "id,name,x\n1,ann,0.5\n2,bob,\n3,cy,7e3\n"
+
+
+@pytest.fixture
+def name(zkd: Zkd) -> Iterator[str]:
+    """A dataset's name that no other test uses; it is removed afterwards, if it was made."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    yield name
+    zkd("data", "rm", name, "--yes")
+
+
+@pytest.fixture
+def people(zkd: Zkd, name: str, tmp_path: Path) -> str:
+    (tmp_path / "people.csv").write_text(CSV)
+    ran = zkd("data", "put", str(tmp_path / "people.csv"), "--name", name, "--key", "name")
+    assert (ran.code, ran.out, ran.err) == (0, f"{name}@1: 3 rows, 1 part, 2 replicas\n", "")
+    return name
+
+
+def test_a_csv_file_that_was_put_is_got_as_csv(zkd: Zkd, people: str) -> None:
+    ran = zkd("data", "get", people)
+    assert ran.out.splitlines() == ["id,name,x", "1,ann,0.5", "2,bob,nan", "3,cy,7000.0"]
+    assert zkd("data", "get", people, "--columns", "name").out.splitlines() == ["name", "ann", "bob", "cy"]
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy", "csv", "parquet", "arrow"])
+def test_a_table_goes_out_and_in_through_every_kind_of_file(zkd: Zkd, name: str, tmp_path: Path, ending: str) -> None:
+    rng = np.random.default_rng(1)
+    table = {"x": rng.random((200, 3))} if ending == "npy" else {"i": np.arange(200), "x": rng.random(200)}
+    np.savez(tmp_path / "a.npz", **table)
+    out = tmp_path / f"out.{ending}"
+    assert zkd("data", "put", str(tmp_path / "a.npz"), "--name", name).code == 0
+    assert zkd("data", "get", name, "-O", str(out)).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"a.npz", out.name}), "nothing is left beside it"
+    again = zkd("data", "put", str(out), "--name", name, "--replace", "--json")
+    assert again.json["version"] == 2
+    assert zkd("data", "get", name, "-O", str(tmp_path / "again.npz")).code == 0
+    with np.load(tmp_path / "again.npz") as found:
+        assert {key: found[key].tolist() for key in found} == {key: column.tolist() for key, column in table.items()}
+
+
+def test_rows_are_appended_and_versions_listed_and_removed(zkd: Zkd, people: str, tmp_path: Path) -> None:
+    assert zkd("data", "put", str(tmp_path / "people.csv"), "--name", people, "--append").code == 0
+    rows = zkd("data", "ls", people, "-o", "json").json
+    assert [(row["version"], row["rows"], row["parent"]) for row in rows] == [(1, 3, None), (2, 6, 1)]
+    assert rows[0]["columns"] == {"id": "<i8", "name": "<U3", "x": "<f8"}
+    assert people in zkd("data", "ls", "-o", "name").out.split()
+    assert zkd("data", "rm", f"{people}@1").out == f"{people}@1 removed\n"
+    assert [row["version"] for row in zkd("data", "ls", people, "--json").json] == [2]
+    assert len(zkd("data", "get", people).out.splitlines()) == 7
+
+
+def test_locate_says_the_part_and_its_nodes(zkd: Zkd, people: str) -> None:
+    found = zkd("data", "locate", people, "bob", "--json").json
+    assert found["part"] == 0
+    assert sorted(found["nodes"]) == ["dev-1", "dev-2"]
+    parts = zkd("data", "parts", people, "--json").json
+    assert [(part["rows"], part["segments"], part["homes"]) for part in parts] == [(3, 1, found["nodes"])]
+
+
+def test_verify_reads_every_copy(zkd: Zkd, people: str) -> None:
+    assert zkd("data", "verify", people).out == "2 copies are good, 0 are damaged or missing\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["put", "none.csv"], 2, "none.csv: No such file or directory"),
+        (["put", "{tmp}/people.csv", "--name", "{people}"], 6, "there is a dataset"),
+        (["put", "{tmp}/people.csv", "--name", "../x"], 2, "name: expected 1 to 128 letters"),
+        (["put", "{tmp}/people.csv", "--name", "y", "--key", "z"], 2, "key: expected one of the columns 'id'"),
+        (["put", "{tmp}/people.csv", "--name", "y", "--parts", "3"], 2, "parts: expected a power of two"),
+        (["put", "{tmp}/people.csv", "--name", "y", "--replicas", "9"], 5, "9 replicas need 5 nodes"),
+        (["put", "{tmp}/people.csv", "--name", "{people}", "--append", "--key", "id"], 2, "--append keeps to what"),
+        (["put", "{tmp}/people.csv", "--name", "y", "--dtype", "id"], 2, "expected COLUMN=DTYPE"),
+        (["put", "{tmp}/people.csv", "--name", "y", "--dtype", "name=int8"], 2, "people.csv:2: column 'name'"),
+        (["get", "nothing-there"], 3, "there is no dataset nothing-there"),
+        (["get", "{people}@9"], 3, "there is no version 9"),
+        (["get", "{people}", "--columns", "z"], 3, "has no column 'z'"),
+        (["get", "{people}", "-O", "x.xls"], 2, "expected a file named *.npz"),
+        (["get", "{people}", "--part", "7"], 3, "has the parts 0 to 0, not 7"),
+        (["rm", "{people}@1@2"], 2, "expected NAME or NAME@VERSION"),
+        (["ls", "nothing-there"], 3, "there is no dataset"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_a_code(
+    zkd: Zkd, people: str, tmp_path: Path, arguments: list[str], code: int, says: str
+) -> None:
+    ran = zkd("data", *(text.format(tmp=tmp_path, people=people) for text in arguments))
+    assert says in ran.err
+    assert ran.code == code
+    assert [row["name"] for row in zkd("data", "ls", "--json").json] == [people], "nothing came of it"
+
+
+def test_completion_knows_the_commands() -> None:
+    import subprocess
+    import sys
+
+    env = {**os.environ, "_ZKD_COMPLETE": "bash_complete", "COMP_WORDS": "zkd data re", "COMP_CWORD": "2"}
+    ran = subprocess.run([sys.executable, "-m", "zkd"], env=env, capture_output=True, text=True, check=False)
+    assert set(ran.stdout.split()) == {"plain,rebalance", "plain,repair"}
