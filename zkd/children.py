@@ -6,7 +6,7 @@ transaction checks the parent's version: of a task that was cancelled or edited 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
 
@@ -69,7 +69,7 @@ async def _parent(session: Session, paths: Paths, spread: Spread) -> Task:
 
 async def _missing(session: Session, paths: Paths, spread: Spread) -> list[int]:
     """The parts whose child is neither there nor has ended: tasks first, for a child goes from there to the results."""
-    missing = list(range(spread.parts))
+    missing = list(spread.parts)
     for path in (paths.task, paths.result):
         looked = [(part, path(child_id(spread.stem, part))) for part in missing]
         missing = []
@@ -80,25 +80,27 @@ async def _missing(session: Session, paths: Paths, spread: Spread) -> list[int]:
     return missing
 
 
-async def values(session: Session, paths: Paths, stem: str, parts: int) -> list[bytes | BlobRef | TaskId]:
-    """What each part gave, in their order: JSON, or where it lies; of one without a value its child's id."""
-    most = inline_max(parts, RESULT_INLINE_BYTES_MAX)
+async def values(
+    session: Session, paths: Paths, stem: str, parts: Sequence[int]
+) -> dict[TaskId, bytes | BlobRef | None]:
+    """What each part gave, in their order, by its child: JSON, or where it lies; None of one without a value."""
+    most = inline_max(len(parts), RESULT_INLINE_BYTES_MAX)
     ids = child_ids(stem, parts)
-    given: list[bytes | BlobRef | TaskId] = []
+    given: dict[TaskId, bytes | BlobRef | None] = {}
     for some in _packets(ids, max(1, READ_BYTES // (most + 1024))):
         found = await session.get_many([paths.result(each) for each in some])
         for each, got in zip(some, found, strict=True):
-            given.append(each if isinstance(got, ZooKeeperError) else _value(each, got.data))
+            given[each] = None if isinstance(got, ZooKeeperError) else _value(got.data)
     return given
 
 
-def _value(task_id: TaskId, text: bytes) -> bytes | BlobRef | TaskId:
+def _value(text: bytes) -> bytes | BlobRef | None:
     try:
         result = codec.decode_result(text)
     except BadRecord:
-        return task_id
+        return None
     if result.status != "done":
-        return task_id
+        return None
     if result.ref is not None:
         return result.ref
     return b"null" if result.value is UNSET else bytes(result.value)

@@ -55,6 +55,7 @@ def decode_task(text: bytes) -> Task:
     if task.dataset is None:
         for field, is_given in (
             ("partition", task.partition is not None),
+            ("parts", bool(task.parts)),
             ("columns", bool(task.columns)),
             ("combine", task.combine is not None),
         ):
@@ -62,6 +63,10 @@ def decode_task(text: bytes) -> Task:
                 raise BadRecord(f"$.{field}", "expected a `dataset` beside it")
     elif task.items is not UNSET:
         raise BadRecord("$.items", "expected none beside a `dataset`, whose columns are the first arguments")
+    elif len(set(task.parts)) < len(task.parts):
+        raise BadRecord("$.parts", "expected each part once")
+    elif task.partition is not None and task.parts:
+        raise BadRecord("$.parts", "expected no `partition` beside it")
     elif task.partition is not None and task.combine is not None:
         raise BadRecord("$.combine", "expected no `partition` beside it: one part has nothing to be combined with")
     return task

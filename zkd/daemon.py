@@ -17,7 +17,7 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from enum import Enum
@@ -35,7 +35,9 @@ from zkd.core.clock import ServerClock
 from zkd.credentials import read_auth, tls_context
 from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
+from zkd.holder.provision import Provision
 from zkd.keeping import Keeping
+from zkd.manifests import SegmentRef
 from zkd.node.dispatcher import Dispatcher
 from zkd.node.election import Election, Reign
 from zkd.node.executor import Executor
@@ -182,34 +184,6 @@ class Daemon:
         clock = ServerClock()
         endings = Endings(session, paths, Batch(session, linger_s=LINGER_S), self._log)
         self.membership = Membership(session, paths, self._record, boot, self._log)
-        self.executor = Executor(
-            session,
-            paths,
-            name,
-            self._pool,
-            settings.node.slots,
-            endings,
-            self._store,
-            clock,
-            self._log,
-            self._fetch,
-            lambda: self.settings.tasks.timeout_s,
-            lambda: self._address,
-            self.membership.refresh,
-        )
-        self.election = Election(session, paths, name, clock, self._log, lambda: self.settings.tasks.queue_max)
-        self.dispatcher = Dispatcher(session, paths, name, endings, clock, self._log, self.executor.feed, self._room)
-        self.reaper = Reaper(
-            session,
-            paths,
-            clock,
-            self._log,
-            lambda: self.settings.tasks.result_ttl_s,
-            lambda: self.settings.tasks.dead_ttl_s,
-            lambda: Room(self.settings.tasks.results_max, self.settings.tasks.results_bytes_max),
-        )
-        self.scheduler = Scheduler(session, paths, clock, self._log)
-        self.steward = Steward(session, paths, self._log, lambda: self.settings.data.grace_s)
         data_dir = settings.node.data_dir
         self.keeping = Keeping(
             session,
@@ -224,6 +198,40 @@ class Daemon:
             self._log,
         )
         self.view = self.keeping.view
+        atlas, look_up = self.view.atlas, self.view.look
+        provision = Provision(session, paths, atlas, self._segments, look_up, self._fetch_segment)
+        self.executor = Executor(
+            session,
+            paths,
+            name,
+            self._pool,
+            settings.node.slots,
+            endings,
+            self._store,
+            clock,
+            self._log,
+            self._fetch,
+            lambda: self.settings.tasks.timeout_s,
+            lambda: self._address,
+            self.membership.refresh,
+            provision,
+        )
+        self.election = Election(session, paths, name, clock, self._log, lambda: self.settings.tasks.queue_max)
+        self.dispatcher = Dispatcher(
+            session, paths, name, endings, clock, self._log, self.executor.feed, self._room, atlas, look_up
+        )
+        self._stack.callback(self.view.subscribe(self.dispatcher.datasets_changed))
+        self.reaper = Reaper(
+            session,
+            paths,
+            clock,
+            self._log,
+            lambda: self.settings.tasks.result_ttl_s,
+            lambda: self.settings.tasks.dead_ttl_s,
+            lambda: Room(self.settings.tasks.results_max, self.settings.tasks.results_bytes_max),
+        )
+        self.scheduler = Scheduler(session, paths, clock, self._log)
+        self.steward = Steward(session, paths, self._log, lambda: self.settings.data.grace_s)
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
 
     async def _wait_for_zookeeper(self) -> None:
@@ -440,14 +448,27 @@ class Daemon:
                     tried.append(f"{node}: {error}")
         raise ResultLost(f"blob {ref.blob}: {'; '.join(tried) or 'no node serves it over HTTP'}")
 
+    async def _fetch_segment(self, ref: SegmentRef, nodes: Sequence[str]) -> None:
+        """Bring a segment here at once, for a task that waits for it. Raises `DataUnavailable`, `OSError`."""
+        from zkd.net.fetch import session
+        from zkd.net.segments import fetch
+
+        addresses = [found for node in nodes if node != self.name and (found := await self._address_of(node))]
+        async with session() as http:
+            await fetch(http, addresses, self.membership.token or "", ref, self._segments)
+
     async def _blob_url(self, node: str, blob: str) -> str | None:
+        address = await self._address_of(node)
+        return None if address is None else f"{address}/v1/blobs/{blob}"
+
+    async def _address_of(self, node: str) -> str | None:
+        """Of its data plane, as that node itself says."""
         if not is_name(node):
             return None
         try:
-            record = codec.decode((await self.session.get(self._paths.node(node))).data, Node)
+            return codec.decode((await self.session.get(self._paths.node(node))).data, Node).address
         except (ZooKeeperError, BadRecord):
             return None
-        return f"{record.address}/v1/blobs/{blob}" if record.address else None
 
     async def _sweep(self) -> None:
         """Remove the files of results that are no longer in the tree."""

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from zkd.paths import NodeId
+from zkd.records import PARTS_MAX as PARTS_MAX
 
-PARTS_MAX = 16_384
 REPLICAS_MAX = 16
 CHUNK_PARTS = 256  # parts whose segments are listed in one chunk
 KEY_HASH = "zkd-1"  # how a key becomes 64 bits (zkd.core.placement); frozen in each manifest

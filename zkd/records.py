@@ -23,6 +23,7 @@ CHARGED: frozenset[Cause] = frozenset({"error", "crash", "timeout"})
 FREE: frozenset[Cause] = frozenset({"drain", "data"})
 NODE_LOSSES_MAX = 10
 DATA_MISSES_MAX = 100
+PARTS_MAX = 16_384  # of a dataset
 
 # Znode sizes. A server takes less than 1 MiB in a whole request; half of it leaves room for the history
 # that retries add and for a transaction around it.
@@ -70,6 +71,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     speculative: bool = False  # a second copy may run beside one that is late; the first to end counts
     dataset: DatasetRef | None = None  # NAME or NAME@VERSION: run where this dataset's parts are, once for each
     partition: Annotated[int, Meta(ge=0)] | None = None  # for this part only
+    parts: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=PARTS_MAX)] = []  # for these only, in this order
     columns: Annotated[list[Text], Meta(max_length=1000)] = []  # of the dataset: arrays that come before `args`
     combine: Text | None = None  # the kernel that makes one value of the list of all parts' values
     parent: Id | None = None  # written by zkd: the task that this is one part of; it goes when that one has gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import Raw
 
 from tests.core.scene import cluster, decided, drop, ends, line, lists, mourned, node, taken_back
 from zkd.core import spreads
@@ -70,7 +71,7 @@ def drop_children(mind: Dispatch, spread: Spread, czxid: int, now: float = 0.0, 
     """Do what the hands do with this command, and tell the mind."""
     task = Task(kernel="k", dataset="d@1", **fields)  # type: ignore[arg-type]
     ids = spreads.child_ids(spread.stem, spread.parts)
-    for part, task_id in enumerate(ids):
+    for part, task_id in zip(spread.parts, ids, strict=True):
         child = spreads.child(spread.id, task, part)
         mind.task_read(task_id, czxid + part, 0, child, age_s=0.0, now=now)
     mind.spread(spread.id, spread.czxid, spread.version, now)
@@ -194,6 +195,7 @@ def test_a_lost_home_leaves_it_to_the_other() -> None:
     ("fields", "path", "message"),
     [
         ({"dataset": "d@1", "partition": 4}, "$.partition", "a part of d@1, 0 to 3, got 4"),
+        ({"dataset": "d@1", "parts": [1, 9]}, "$.parts[1]", "a part of d@1, 0 to 3, got 9"),
         ({"dataset": "d@1", "partition": 0, "columns": ["x", "z"]}, "$.columns[1]", "a column of d@1, x, y, got 'z'"),
         ({"dataset": "d@1", "columns": ["z"]}, "$.columns[0]", "a column of d@1, x, y, got 'z'"),
         (
@@ -323,7 +325,7 @@ def test_what_a_former_leader_gave_out_stays_where_it_is_before_its_dataset_is_k
 def test_a_task_on_all_parts_has_a_child_for_each_and_waits_for_them() -> None:
     mind = leader(atlas(), "a", "b", "c", slots=9)
     spread, ids = spread_out(mind)
-    assert (spread.parts, spread.stem) == (4, stem_of("t", 1, dataset="d@1"))
+    assert (spread.parts, spread.stem) == ((0, 1, 2, 3), stem_of("t", 1, dataset="d@1"))
     assert given(decided(mind)) == sorted(ids)
     assert mind.why("t", 0.0) == "0 of the 4 parts of d@1 are done; it waits for the rest."
     for n, task_id in enumerate(ids):
@@ -344,6 +346,15 @@ def test_it_is_combined_by_a_node_that_has_the_kernel_for_it() -> None:
     for n, task_id in enumerate(ids):
         commands = end(mind, task_id, 1.0 + n)
     assert lists(commands).get("e") == ["t"]
+
+
+def test_it_may_be_about_some_parts_only_in_their_order() -> None:
+    mind = leader(atlas(), "a", "b", "c", slots=9)
+    spread, ids = spread_out(mind, parts=[3, 1])
+    assert spread.parts == (3, 1)
+    assert given(decided(mind)) == sorted(ids)
+    assert [task_id.rpartition(".")[2] for task_id in ids] == ["3", "1"]
+    assert spreads.child("t", Task(kernel="k", dataset="d@1", parts=[3, 1]), 3).parts == []
 
 
 @pytest.mark.parametrize(("fields", "path"), [({"kernel": "nix"}, "$.kernel"), ({"combine": "nix"}, "$.combine")])
@@ -526,7 +537,7 @@ def test_more_parts_than_tasks_may_wait_and_large_arguments_are_refused() -> Non
     mind = leader(atlas(), "a", "b", "c")
     mind.admission.room = Room(tasks=4)
     drop(mind, "t", 1, dataset="d@1")
-    mind.task_read("u", 2, 0, Task(kernel="k", dataset="d@1"), age_s=0.0, now=0.0, size=spreads.SPREAD_BYTES_MAX // 3)
+    drop(mind, "u", 2, dataset="d@1", args=Raw(b"[%b]" % (b" " * (spreads.SPREAD_BYTES_MAX // 4))))
     assert ends(decided(mind)) == {"t": "rejected", "u": "rejected"}
 
 

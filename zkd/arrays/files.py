@@ -99,7 +99,9 @@ def open_column(dtype: str, row: list[int], files: Sequence[str]) -> Array:
             array = open_npy(path, path)
         except (OSError, BadRecord) as error:
             raise DataDamaged(f"a file of the part cannot be read: {error}") from error
-        if array.dtype != wanted or array.ndim == 0 or list(array.shape[1:]) != row:
+        is_text = wanted.kind in "US" and array.dtype.kind == wanted.kind  # as wide as this file's longest needs
+        fits = array.dtype == wanted or (is_text and array.dtype.itemsize <= wanted.itemsize)
+        if not fits or array.ndim == 0 or list(array.shape[1:]) != row:
             raise DataDamaged(f"{path}: expected rows of {dtype} in shape {row}, got {array.dtype.str} {array.shape}")
         arrays.append(array)
     if len(arrays) == 1:

@@ -1,4 +1,4 @@
-"""Kernel calls as a program makes them: `run`, `submit`, `map` and `imap`, with one set of task options.
+"""Kernel calls as a program makes them: `run`, `submit`, `map`, `imap` and `map_parts`, with one set of task options.
 
 A keyword argument belongs to the kernel, so options have a place of their own: `client.options(retries=2)` is
 the same client with other options. Encoding happens here; what becomes of the bytes is `zkd.client.dropbox`'s.
@@ -17,14 +17,16 @@ from msgspec import Raw
 
 from zkd.client.desired import say
 from zkd.client.handles import Handle
+from zkd.client.outcomes import as_arrays
 from zkd.client.schedules import schedule_text
-from zkd.codec import encode
+from zkd.codec import decode_task, encode
 from zkd.errors import BadRecord, TaskError, TaskRejected, TooLarge
 from zkd.records import EMPTY_LIST, EMPTY_OBJECT, TASK_BYTES_MAX, Task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
+    from zkd.client.dataset import Dataset
     from zkd.client.dropbox import DropBox
     from zkd.client.outcomes import Blobs
     from zkd.client.schedules import When
@@ -38,6 +40,8 @@ CHUNK_ITEMS_MAX = 5000
 CHUNK_BYTES_MAX = 128 * 1024
 # An item, or the arguments that go with each, beyond this travel by reference: both have to fit into one znode.
 AHEAD_BYTES = TASK_BYTES_MAX // 4
+# The same of a task on all parts, which has its arguments in the znode of each part.
+PART_AHEAD_BYTES = 64 * 1024
 CHUNKS_A_SLOT = 4  # so that slots which end early find more to do
 IN_FLIGHT_MIN = 16
 
@@ -69,6 +73,9 @@ class TaskOptions(TypedDict, total=False):
     speculative: bool
     dataset: str | None
     partition: int | None
+    parts: list[int]
+    columns: list[str]
+    combine: str | None
     ttl_s: float | None
     traceparent: str | None
     ephemeral: bool  # the task is cancelled when this client's session ends
@@ -209,8 +216,6 @@ class Calls:
                     _ = task.cancelled() or task.exception()  # the first error is the one that is told
 
     async def _run_items(self, start: int, count: int, text: bytes) -> list[Any]:
-        from zkd.client.outcomes import as_arrays
-
         task = self._box.new_id()
         result = await self._ended(task, text)
         try:
@@ -221,6 +226,49 @@ class Calls:
         finally:
             self._box.forget([task])
         return [as_arrays(value) if type(value) in (list, dict) else value for value in values]
+
+    async def map_parts(
+        self,
+        kernel: str,
+        dataset: str | Dataset,
+        /,
+        *args: Any,
+        columns: Sequence[str] | None = None,
+        parts: Iterable[int] | None = None,
+        combine: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """[kernel(*arrays of the part, *args, **kwargs) for each part], each on a node that keeps the part.
+
+        The arrays are those of `columns`, in this order, or without it one dict of them all; `rows` is the number of
+        each row in the dataset, if no column has that name. `parts` are those to be worked on, by default all, also
+        those without rows. Instead of the list of values, `combine` names a kernel that is given it, and whose value
+        this is. A name without ``@VERSION`` means the version that readers get when the task is dropped.
+
+        Waits, and is cancelled, as `run`; one failed part fails the whole. Raises what `Handle.result` raises.
+        """
+        if not isinstance(dataset, str):
+            dataset = f"{dataset.name}@{dataset.version}"
+        chosen = None if parts is None else [int(part) for part in parts]
+        if chosen == []:
+            raise BadRecord("parts", "expected at least one part")
+        fields: dict[str, Any] = {
+            **self._run_fields,
+            "dataset": dataset,
+            "columns": list(columns or ()),
+            "parts": chosen or [],
+            "combine": combine,
+        }
+        task = self._box.new_id()
+        text = await self._encode(kernel, args, kwargs, fields, ahead=PART_AHEAD_BYTES)
+        decode_task(text)  # what is wrong with it is an error of this line
+        result = await self._ended(task, text)
+        try:
+            if combine is not None:
+                return await self._blobs.value_of(task, result)
+            return [as_arrays(value) for value in await self._blobs.items_of(task, result)]
+        finally:
+            self._box.forget([task])
 
     async def schedule(self, name: str, when: When, kernel: str, /, *args: Any, **kwargs: Any) -> None:
         """Have this task dropped at each slot of `when`, a `Cron` or an `Every`, from the next one on.
@@ -237,10 +285,15 @@ class Calls:
     # --- encoding -----------------------------------------------------------------------------------
 
     async def _encode(
-        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]
+        self,
+        kernel: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        fields: dict[str, Any],
+        ahead: int = TASK_BYTES_MAX // 2,
     ) -> bytes:
-        """The task as JSON; arrays that do not fit into a znode are sent ahead, and referred to."""
-        if sum(map(_size, (*args, *kwargs.values()))) < TASK_BYTES_MAX // 2:
+        """The task as JSON; arrays of `ahead` bytes and more, all together, are sent ahead and referred to."""
+        if sum(map(_size, (*args, *kwargs.values()))) < ahead:
             text = encode(Task(kernel, *_arguments(args, kwargs), **fields))
             if len(text) <= TASK_BYTES_MAX:
                 return text

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
     from types import TracebackType
 
+    from zkd.client.dataset import Dataset
     from zkd.zk import Znode
 
 DEFAULT_HOSTS = "127.0.0.1:2181"
@@ -125,7 +126,7 @@ class Client:
     # --- kernels ------------------------------------------------------------------------------------
 
     def options(self, **options: Any) -> Calls:
-        """`run`, `submit`, `map` and `imap` with these task options (`TaskOptions` lists them)."""
+        """`run`, `submit`, `map`, `imap` and `map_parts` with these task options (`TaskOptions` lists them)."""
         return self._calls.options(**options)
 
     async def run(self, kernel: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -147,6 +148,22 @@ class Client:
     ) -> AsyncIterator[Any]:
         """The values of a stream of items, in order, as they come. See `Calls.imap`."""
         return self._calls.imap(kernel, items, *args, chunk=chunk, **kwargs)
+
+    async def map_parts(
+        self,
+        kernel: str,
+        dataset: str | Dataset,
+        /,
+        *args: Any,
+        columns: Sequence[str] | None = None,
+        parts: Iterable[int] | None = None,
+        combine: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The values of a kernel for each part of a dataset, in order, or combined. See `Calls.map_parts`."""
+        return await self._calls.map_parts(
+            kernel, dataset, *args, columns=columns, parts=parts, combine=combine, **kwargs
+        )
 
     async def drop(self, task: Task | bytes) -> Handle:
         """Drop a task that is ready made, as a record or as JSON. Raises `BadRecord` if it is none."""

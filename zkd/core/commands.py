@@ -93,7 +93,7 @@ class Spread:
     czxid: int
     version: int
     stem: str
-    parts: int
+    parts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

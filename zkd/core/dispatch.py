@@ -44,7 +44,7 @@ from zkd.core.limits import Gate, Limits
 from zkd.core.partwork import Datasets, NoDatasets, PartWork, failed_part, fault_of, missing
 from zkd.core.picture import IDLE, Entry, Member, Need, Phase, graded
 from zkd.core.queues import Queues
-from zkd.core.spreads import SPREAD_BYTES_MAX, child_ids, is_spread
+from zkd.core.spreads import SPREAD_BYTES_MAX, child_ids, is_spread, parts_of
 from zkd.core.stragglers import LATE_MIN_S, LOOK_AGAIN_S, Times
 from zkd.errors import BadRecord
 from zkd.paths import NAME_RULE, NodeId, TaskId, is_name
@@ -209,7 +209,7 @@ class Dispatch:
             return
         fault = missing(task, self.partwork.datasets) if manifest is None else fault_of(task, manifest)
         if fault is None and is_spread(task) and manifest is not None:
-            fault = self._excess(entry, manifest.parts)
+            fault = self._excess(task, len(parts_of(task, manifest.parts)))
         if sum(attempt.cause == "data" for attempt in task.attempts) >= DATA_MISSES_MAX:
             message = f"{DATA_MISSES_MAX} times a node did not have it: {task.attempts[-1].message}"
             fault = Fault("data", message, path="$.dataset")
@@ -225,12 +225,13 @@ class Dispatch:
         self.partwork.placed(entry, task, manifest)
         self._begin(entry, task, now)
 
-    def _excess(self, entry: Entry, parts: int) -> Fault | None:
+    def _excess(self, task: Task, parts: int) -> Fault | None:
         """Why a task cannot be done by so many children."""
-        if parts * (entry.size or 0) > SPREAD_BYTES_MAX:
+        size = len(bytes(task.args)) + len(bytes(task.kwargs))
+        if parts * size > SPREAD_BYTES_MAX:
             most = SPREAD_BYTES_MAX // parts
             message = (
-                f"$.args: expected a task of at most {most} bytes for {parts} parts, got {entry.size}: "
+                f"$.args: expected arguments of at most {most} bytes for {parts} parts, got {size}: "
                 "pass large arguments by reference"
             )
             return Fault("task", message, path="$.args")
@@ -633,14 +634,14 @@ class Dispatch:
     def _spread(self, entry: Entry) -> None:
         """Have the children dropped, if there is room for them now."""
         assert entry.family is not None
-        making, parts = sum(self.partwork.making.values()), entry.family.parts
+        making, parts = sum(self.partwork.making.values()), len(entry.family.parts)
         if self.admission.total.tasks + making + parts > self.admission.room.tasks:
             self.partwork.crowded[entry.id] = None
             return
         self.partwork.crowded.pop(entry.id, None)
         self.partwork.making[entry.id] = parts
         entry.phase = Phase.SPREADING
-        self._out.append(Spread(entry.id, entry.czxid, entry.version, entry.family.stem, parts))
+        self._out.append(Spread(entry.id, entry.czxid, entry.version, entry.family.stem, entry.family.parts))
 
     def _spread_crowded(self) -> None:
         for task_id in list(self.partwork.crowded):

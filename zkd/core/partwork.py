@@ -14,7 +14,7 @@ from typing import Protocol
 
 from zkd.core.datasets import split_name
 from zkd.core.picture import IDLE, Entry, Family, Part, Phase
-from zkd.core.spreads import GATHER, family, split_child
+from zkd.core.spreads import GATHER, family, parts_of, split_child
 from zkd.manifests import Manifest
 from zkd.paths import NodeId, TaskId
 from zkd.records import Fault, Result, Status, Task
@@ -56,6 +56,10 @@ def fault_of(task: Task, manifest: Manifest) -> Fault | None:
     if task.partition is not None and task.partition >= manifest.parts:
         message = f"expected a part of {of}, 0 to {manifest.parts - 1}, got {task.partition}"
         return Fault("dataset", f"$.partition: {message}", path="$.partition")
+    for number, part in enumerate(task.parts):
+        if part >= manifest.parts:
+            message = f"expected a part of {of}, 0 to {manifest.parts - 1}, got {part}"
+            return Fault("dataset", f"$.parts[{number}]: {message}", path=f"$.parts[{number}]")
     known = [column.name for column in manifest.columns]
     for number, column in enumerate(task.columns):
         if column not in known and column != ROWS:
@@ -119,7 +123,7 @@ class PartWork:
         entry.family = Family(
             family(entry.id, entry.czxid, task),
             f"{manifest.name}@{manifest.version}",
-            manifest.parts,
+            parts_of(task, manifest.parts),
             task.combine or GATHER,
         )
         self._children.setdefault(entry.family.stem, set())

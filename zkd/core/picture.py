@@ -73,7 +73,7 @@ class Family:
 
     stem: str  # what their ids begin with
     dataset: str  # NAME@VERSION
-    parts: int
+    parts: tuple[int, ...]
     gatherer: str  # the kernel that is given what they gave
     is_done: bool = False  # all of them
 

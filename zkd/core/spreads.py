@@ -50,8 +50,13 @@ def child_id(of: str, part: int) -> TaskId:
     return f"{of}.{part}"
 
 
-def child_ids(of: str, parts: int) -> list[TaskId]:
-    return [child_id(of, part) for part in range(parts)]
+def child_ids(of: str, parts: Iterable[int]) -> list[TaskId]:
+    return [child_id(of, part) for part in parts]
+
+
+def parts_of(task: Task, parts: int) -> tuple[int, ...]:
+    """Those that the task is about, of a dataset of so many."""
+    return tuple(task.parts or range(parts))
 
 
 def split_child(task_id: TaskId) -> tuple[str, int] | None:
@@ -66,6 +71,7 @@ def child(task_id: TaskId, task: Task, part: int) -> Task:
         task,
         partition=part,
         parent=task_id,
+        parts=[],
         combine=None,
         after=[],
         delay_s=0.0,

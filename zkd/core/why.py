@@ -28,7 +28,7 @@ def tell(mind: Dispatch, task_id: str, now: float) -> str:
     if entry.phase in (Phase.LOOKING, Phase.PINNING):
         return "The leader is looking for its dataset, and for the version that it is about."
     if entry.phase is Phase.SPREADING and entry.family is not None:
-        return f"A task for each of the {entry.family.parts} parts of {entry.family.dataset} is being dropped."
+        return f"A task for each of the {len(entry.family.parts)} parts of {entry.family.dataset} is being dropped."
     if entry.phase is Phase.ORPHANED:
         return (
             f"It was held by {entry.lost_by}, which was lost; the leader is taking it back to give it to another node."
@@ -61,9 +61,9 @@ def _waiting(mind: Dispatch, entry: Entry, now: float) -> str:
         )
     pending = sorted(mind.dependencies.pending.get(entry.id, ()))
     if pending and entry.family is not None and mind.partwork.is_child(pending[0], entry):
-        done = entry.family.parts - len(pending)
+        done = len(entry.family.parts) - len(pending)
         told.append(
-            f"{done} of the {entry.family.parts} parts of {entry.family.dataset} are done; it waits for the rest."
+            f"{done} of the {len(entry.family.parts)} parts of {entry.family.dataset} are done; it waits for the rest."
         )
     elif pending:
         promised = [task_id for task_id in pending if task_id not in mind.tasks]
@@ -78,7 +78,7 @@ def _ready(mind: Dispatch, entry: Entry, now: float) -> str:
     if not mind.members:
         return "No node is here."
     if entry.id in mind.partwork.crowded and entry.family is not None:
-        return f"So much waits that there is no room for the {entry.family.parts} tasks that it is made of."
+        return f"So much waits that there is no room for the {len(entry.family.parts)} tasks that it is made of."
     if entry.part is not None and entry.homes is not None:
         able, refusal = _at_home(mind, entry, entry.homes)
         if refusal:

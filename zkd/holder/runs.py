@@ -11,17 +11,23 @@ import heapq
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from msgspec import structs
+
 from zkd.core.lifecycle import State, Step
-from zkd.errors import BadRecord, ResultLost
+from zkd.core.spreads import is_spread
+from zkd.errors import BadRecord, DataDamaged, DataUnavailable, ResultLost
 from zkd.holder.held import Held
 from zkd.holder.inputs import blobs_of, call_of, has_blobs
+from zkd.holder.provision import Provision
 from zkd.paths import TaskId
 from zkd.records import BlobRef, Task
-from zkd.workers import Failed, Outcome, Pool, Rejected, TimedOut
+from zkd.workers import Call, Failed, Lacking, Outcome, Pool, Rejected, TimedOut
+from zkd.workers.run import remove_blob
 
 # Runs that wait in the pool beyond what it has on its workers' lines: it hands the next one to a worker in the very
 # callback that frees it, while a worker that had to wait for us would stand idle for some turns of a busy loop.
 AHEAD = 2
+FETCHES_AT_ONCE = 8  # of the values of one task's parts
 
 
 class Runs:
@@ -35,6 +41,7 @@ class Runs:
         do: Callable[[Held, Coroutine[Any, Any, None]], None],
         fetch: Callable[[BlobRef], Awaitable[str]],
         timeout_s: Callable[[], float],
+        provision: Provision | None = None,
     ) -> None:
         """`held` belongs to the executor; `ended` is called once a run that was not stopped, `do` owns coroutines."""
         self._pool = pool
@@ -44,6 +51,7 @@ class Runs:
         self._do = do
         self._fetch = fetch
         self._timeout_s = timeout_s
+        self._provision = provision
         self.incarnation: str | None = None
         self.is_stopped = True  # nothing is begun
         self.queue: list[tuple[int, int, TaskId]] = []
@@ -88,24 +96,63 @@ class Runs:
             held.has_slots = True
             held.advance(Step.STARTED)
             held.started = _now()
-            if has_blobs(task):
-                self._do(held, self._fetch_and_call(held, task))
+            if task.dataset is not None or has_blobs(task):
+                self._do(held, self._prepare_and_call(held, task))
             else:
-                self._call(held, task, {})
+                self._call(held, task, call_of(task, held.line, self.incarnation, {}))
 
-    async def _fetch_and_call(self, held: Held, task: Task) -> None:
+    async def _prepare_and_call(self, held: Held, task: Task) -> None:
         try:
-            files = {ref.blob: await self._fetch(ref) for ref in blobs_of(task)}
+            call = await self._prepared(held, task)
         except BadRecord as error:
             self._ran(held, Rejected(error.where, str(error)))
         except ResultLost as error:
             self._ran(held, Failed("ResultLost", str(error), "", 0.0))
+        except (DataUnavailable, DataDamaged) as error:
+            self._ran(held, Lacking(str(error)))
         else:
             held.work = None
             if held.state is State.RUNNING and held.stopped_for is None:
-                self._call(held, task, files)
+                self._call(held, task, call)
 
-    def _call(self, held: Held, task: Task, files: dict[str, str]) -> None:
+    async def _prepared(self, held: Held, task: Task) -> Call:
+        """What the kernel is called with, all of it on this node's disk."""
+        if is_spread(task):
+            return await self._gathered(held, task)
+        files = {ref.blob: await self._fetch(ref) for ref in blobs_of(task)} if has_blobs(task) else {}
+        call = call_of(task, held.line, self.incarnation, files)
+        if task.dataset is None:
+            return call
+        if self._provision is None:
+            raise DataUnavailable("this node has no datasets")
+        return await self._provision.of_part(task, call)
+
+    async def _gathered(self, held: Held, task: Task) -> Call:
+        if self._provision is None:
+            raise DataUnavailable("this node has no datasets")
+        provision = self._provision
+        found = await provision.of_all(task, held.line, call_of(task, held.line, self.incarnation, {}))
+        room = asyncio.Semaphore(FETCHES_AT_ONCE)
+        files: dict[str, str] = {}
+        lost: list[tuple[TaskId, ResultLost]] = []
+
+        async def fetch(child: TaskId, ref: BlobRef) -> None:
+            async with room:
+                try:
+                    files[ref.blob] = await self._fetch(ref)
+                except ResultLost as error:
+                    lost.append((child, error))
+
+        async with asyncio.TaskGroup() as group:
+            for child, ref in found.refs.items():
+                group.create_task(fetch(child, ref))
+        for child, _ in lost:
+            await provision.forget(child)
+        if lost:
+            raise DataUnavailable(f"what {lost[0][0]} gave cannot be fetched, so it is done again: {lost[0][1]}")
+        return structs.replace(found.call, files=files)
+
+    def _call(self, held: Held, task: Task, call: Call) -> None:
         timeout_s = task.timeout_s or self._timeout_s()
         if held.expires_at is not None:
             timeout_s = min(timeout_s, max(0.0, held.expires_at - _now()))
@@ -116,10 +163,8 @@ class Runs:
         def progressed(fraction: float | None, note: str | None) -> None:
             held.progress, held.note = fraction, note
 
-        call = call_of(task, held.line, self.incarnation, files)
-        run = self._pool.submit(
-            call, lambda outcome: self._ran(held, outcome), timeout_s=timeout_s, on_progress=progressed
-        )
+        ran = self._ran_on_part if call.part is not None else self._ran
+        run = self._pool.submit(call, lambda outcome: ran(held, outcome), timeout_s=timeout_s, on_progress=progressed)
         if held.state is State.RUNNING:
             held.run = run
 
@@ -129,6 +174,28 @@ class Runs:
         self._free(held)
         self._ended(held, outcome)
         self.start_what_fits()
+
+    def _ran_on_part(self, held: Held, outcome: Outcome) -> None:
+        """The same, of a run on a part: it counts if the part is still what it was."""
+        held.run = None
+        if held.state is State.RUNNING and not self.is_stopped:
+            self._do(held, self._check_and_end(held, outcome))
+        else:
+            remove_blob(outcome)
+
+    async def _check_and_end(self, held: Held, outcome: Outcome) -> None:
+        assert held.task is not None
+        assert self._provision is not None
+        try:
+            damage = await self._provision.is_damaged(held.task)
+        except asyncio.CancelledError:
+            remove_blob(outcome)
+            raise
+        held.work = None
+        if damage is not None:
+            remove_blob(outcome)
+            outcome = Lacking(damage)
+        self._ran(held, outcome)
 
     def stop(self, held: Held) -> None:
         """Its kernel is killed, or never begins; nothing is told of it."""

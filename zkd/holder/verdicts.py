@@ -9,13 +9,13 @@ import msgspec
 from msgspec import Raw
 
 from zkd import codec
-from zkd.core.lifecycle import Publish, TryAgain, judge
+from zkd.core.lifecycle import Publish, TryAgain, judge, without_data
 from zkd.endings import timestamp
 from zkd.errors import BadRecord
 from zkd.holder.held import Held
 from zkd.paths import NodeId
 from zkd.records import Assigned, BlobRef, Dead, Fault, Result, Task
-from zkd.workers import Died, Failed, Finished, Outcome, Rejected, TimedOut
+from zkd.workers import Died, Failed, Finished, Lacking, Outcome, Rejected, TimedOut
 
 
 def verdict_of(task: Task, outcome: Outcome, node: NodeId, *, has_expired: bool) -> Publish | TryAgain:
@@ -24,6 +24,8 @@ def verdict_of(task: Task, outcome: Outcome, node: NodeId, *, has_expired: bool)
         return Publish("done", attempts=tuple(task.attempts))
     if isinstance(outcome, Rejected):
         return Publish("rejected", Fault("arguments", f"{outcome.path}: {outcome.message}", outcome.path))
+    if isinstance(outcome, Lacking):
+        return without_data(task, node, outcome.message)
     if isinstance(outcome, TimedOut):
         if has_expired:
             return Publish("expired", Fault("expired", "not_after_s passed before the task ended"))
@@ -70,8 +72,8 @@ def result_of(
 
 
 def obituary_of(task: Task, verdict: Publish, at: str) -> Dead | None:
-    """What is kept below ``dead/`` of a task whose attempts are used up."""
-    if not verdict.is_dead or verdict.error is None:
+    """What is kept below ``dead/`` of a task whose attempts are used up; of a part its parent tells."""
+    if not verdict.is_dead or verdict.error is None or task.parent is not None:
         return None
     text = Raw(codec.encode(msgspec.structs.replace(task, attempts=[])))
     return Dead(text, verdict.error, list(verdict.attempts), at)

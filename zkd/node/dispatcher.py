@@ -597,7 +597,10 @@ class Dispatcher:
         """What tasks on datasets need beside what all tasks do."""
         if isinstance(command, LookUp):
             if self._look_up is not None:
-                await self._look_up(command.name)
+                try:
+                    await self._look_up(command.name)
+                except (NoNode, NoAuth) as error:  # hidden by somebody, and as if it were not there
+                    self._log.warning("dataset.unreadable", name=command.name, error=str(error))
             mind.dataset_read(command.name, self._now())
         elif isinstance(command, Pin):
             await self._pin(mind, command, within, check)
@@ -606,7 +609,7 @@ class Dispatcher:
                 dropped = await children.drop(self._session, self._paths, command, within=within, guard=check)
             except children.Abandoned:
                 return  # which is an event of its own
-            self._log.info("task.spread", id=command.id, parts=command.parts, dropped=dropped)
+            self._log.info("task.spread", id=command.id, parts=len(command.parts), dropped=dropped)
             mind.spread(command.id, command.czxid, command.version, self._now())
         else:
             for task_id in command.ids:

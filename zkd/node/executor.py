@@ -36,6 +36,7 @@ from zkd.errors import (
 )
 from zkd.holder.following import Following
 from zkd.holder.held import Held, life
+from zkd.holder.provision import Provision
 from zkd.holder.runs import Runs
 from zkd.holder.settling import Settling
 from zkd.paths import NodeId, Paths, TaskId
@@ -67,6 +68,7 @@ class Executor:
         timeout_s: Callable[[], float],
         address: Callable[[], str | None],
         told: Callable[[], None] = lambda: None,
+        provision: Provision | None = None,
     ) -> None:
         """`told`: what our entry in nodes/ should say, of `missed` lists, has changed."""
         self._session = session
@@ -109,6 +111,7 @@ class Executor:
             do=self._do,
             fetch=fetch,
             timeout_s=timeout_s,
+            provision=provision,
         )
         self._read_at_once = READ_AT_ONCE_FIRST
         self._idle = asyncio.Event()

@@ -1,0 +1,162 @@
+"""What a task on a dataset is called with on this node: the files of its part, or what all of its parts gave.
+
+A part is used only while every byte of it is what its segment says: it is compared before the run, unless nobody has
+touched it since it was last, and looked at again after. What is not here yet is fetched at once, for a while; what
+cannot be had sends the task back to the leader, free of charge, and it goes to another home of the part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from msgspec import structs
+
+from zkd import children, codec
+from zkd.core.atlas import Atlas
+from zkd.core.datasets import split_name
+from zkd.core.partwork import ROWS
+from zkd.core.spreads import GATHER, family, gathered, inline_max, parts_of
+from zkd.errors import DataDamaged, DataUnavailable, ZooKeeperError
+from zkd.manifests import Column, Manifest, Segment, SegmentRef
+from zkd.paths import NodeId, Paths, TaskId
+from zkd.records import Assigned, BlobRef, Task
+from zkd.store import SegmentStore
+from zkd.workers import Call, ColumnFiles, PartFiles
+from zkd.zk import Session
+
+# So long a task waits, in its slot, for what is still on its way here; then it is tried elsewhere.
+FETCH_S = 20.0
+ROWS_FILE = Column(ROWS, "<i8")
+
+Fetch = Callable[[SegmentRef, Sequence[NodeId]], Awaitable[None]]
+
+
+class Gathered(NamedTuple):
+    """What a task on all parts is called with, once its parts are done."""
+
+    call: Call
+    refs: dict[TaskId, BlobRef]  # of the values that lie in files
+
+
+class Provision:
+    """`look_up` reads a dataset from the tree into `atlas`, `fetch` brings a segment from one of these nodes."""
+
+    def __init__(
+        self,
+        session: Session,
+        paths: Paths,
+        atlas: Atlas,
+        store: SegmentStore,
+        look_up: Callable[[str], Awaitable[None]],
+        fetch: Fetch,
+    ) -> None:
+        self._session = session
+        self._paths = paths
+        self._atlas = atlas
+        self._store = store
+        self._look_up = look_up
+        self._fetch = fetch
+
+    async def of_part(self, task: Task, call: Call) -> Call:
+        """The call, with the part's files in it. Raises `DataUnavailable`, `DataDamaged`."""
+        manifest = await self._manifest(task)
+        refs = self._segments(task)
+        segments = [(await self._segment(task, ref), ref) for ref in refs]
+        columns = [self._column(name, manifest, segments) for name in task.columns or _names(manifest)]
+        most = call.inline_max if task.parent is None else inline_max(manifest.parts, call.inline_max)
+        return structs.replace(call, part=PartFiles(columns, is_table=not task.columns), inline_max=most)
+
+    async def is_damaged(self, task: Task) -> str | None:
+        """What is wrong with the part by now; None if a run on it can be believed."""
+        try:
+            for ref in self._segments(task):
+                if self._store.has(ref.id):
+                    await self._store.verified(ref.id)
+        except DataDamaged as error:
+            return str(error)
+        except DataUnavailable:
+            return None  # taken away meanwhile: the run had the files open, and they are immutable
+        return None
+
+    async def of_all(self, task: Task, line: Assigned, call: Call) -> Gathered:
+        """The call that puts together what all parts gave. Raises `DataUnavailable` if one's result is not there."""
+        manifest = await self._manifest(task)
+        stem = family(line.id, line.czxid, task)
+        try:
+            values = await children.values(self._session, self._paths, stem, parts_of(task, manifest.parts))
+        except ZooKeeperError as error:
+            raise DataUnavailable(f"the results of the parts cannot be read: {error}") from error
+        refs: dict[TaskId, BlobRef] = {}
+        texts: list[bytes] = []
+        for task_id, value in values.items():
+            if value is None:
+                raise DataUnavailable(f"the result of {task_id} is not there")
+            if isinstance(value, BlobRef):
+                refs[task_id] = value
+            texts.append(codec.encode(value) if isinstance(value, BlobRef) else value)
+        kernel = task.combine or GATHER
+        return Gathered(structs.replace(call, kernel=kernel, args=gathered(texts), kwargs=b"{}"), refs)
+
+    async def forget(self, child: TaskId) -> None:
+        """The value of this part cannot be had any more: without its result the leader has it done again."""
+        try:
+            await self._session.delete(self._paths.result(child), -1)
+        except ZooKeeperError:
+            return  # it is found missing, or tried again, the next time
+
+    # --- Parts ------------------------------------------------------------------------------------------
+
+    async def _manifest(self, task: Task) -> Manifest:
+        name, version = split_name(task.dataset or "")
+        manifest = self._atlas.manifest(name, version)
+        if manifest is None:
+            try:
+                await self._look_up(name)
+            except ZooKeeperError as error:
+                raise DataUnavailable(f"{task.dataset} cannot be read: {error}") from error
+            manifest = self._atlas.manifest(name, version)
+        if manifest is None:
+            raise DataUnavailable(f"{task.dataset} is not there")
+        return manifest
+
+    def _segments(self, task: Task) -> tuple[SegmentRef, ...]:
+        name, version = split_name(task.dataset or "")
+        assert version is not None
+        assert task.partition is not None
+        return self._atlas.segments(name, version, task.partition) or ()
+
+    async def _segment(self, task: Task, ref: SegmentRef) -> Segment:
+        if not self._store.has(ref.id):
+            await self._bring(task, ref)
+        return await self._store.verified(ref.id)
+
+    async def _bring(self, task: Task, ref: SegmentRef) -> None:
+        name, version = split_name(task.dataset or "")
+        assert version is not None
+        assert task.partition is not None
+        holders = self._atlas.holders(name, version, task.partition)
+        homes = self._atlas.homes(name, version, task.partition)
+        try:
+            async with asyncio.timeout(FETCH_S):
+                await self._fetch(ref, list(dict.fromkeys((*holders, *homes))))
+        except TimeoutError:
+            raise DataUnavailable(f"part {task.partition} of {task.dataset} is still on its way here") from None
+        except OSError as error:
+            raise DataUnavailable(f"part {task.partition} of {task.dataset} cannot be kept here: {error}") from error
+
+    def _column(self, name: str, manifest: Manifest, segments: list[tuple[Segment, SegmentRef]]) -> ColumnFiles:
+        column = next((each for each in manifest.columns if each.name == name), ROWS_FILE)
+        files = []
+        for segment, ref in segments:
+            names = [each.name for each in segment.columns]
+            if column is not ROWS_FILE and name not in names:
+                raise DataDamaged(f"segment {ref.id[:12]} has no column {name!r}, as its manifest says")
+            number = "rows" if column is ROWS_FILE else str(names.index(name))
+            files.append(str(self._store.path(ref.id) / f"{number}.npy"))
+        return ColumnFiles(name, column.dtype, column.shape, files)
+
+
+def _names(manifest: Manifest) -> list[str]:
+    return [column.name for column in manifest.columns]
