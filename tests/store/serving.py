@@ -27,11 +27,14 @@ class Serving:
 async def serving(directory: Path) -> AsyncIterator[Serving]:
     store = SegmentStore(directory)
 
+    async def rows(*_: object) -> bytes:
+        raise AssertionError("nobody asks for rows here")
+
     async def why(_: str) -> tuple[str | None, str | None]:
         return "", None
 
     blobs = BlobStore(directory)
-    async with serve("127.0.0.1", 0, blobs, lambda: TOKEN, lambda: None, list, why, store) as port:
+    async with serve("127.0.0.1", 0, blobs, lambda: TOKEN, lambda: None, list, why, store, rows) as port:
         yield Serving(store, f"http://127.0.0.1:{port}")
 
 

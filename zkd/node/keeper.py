@@ -133,6 +133,9 @@ class Keeper:
         """Decide once, and begin to do it; the seconds until there may be more to decide."""
         survey = await self._surveyed()
         here = self._store.ids()
+        if self._is_settled() and self._known_tree != self._tree() != "":
+            # Before anything lies here: later it would be too late to tell another tree from ours.
+            self._known_tree = await asyncio.to_thread(self._known, self._tree(), not here and not self._trashed)
         self.missing = len(survey.wanted.keys() - here)
         self.surplus = len(here - survey.wanted.keys())
         if not (self.missing or self.surplus or self._trashed):
@@ -140,7 +143,7 @@ class Keeper:
             return IDLE_S
         try:
             await self._meet()
-            is_sure = await self._is_sure()
+            is_sure = self._is_sure()
         except ZooKeeperError as error:
             self._log.info("keeper.interrupted", error=str(error))
             is_sure = False
@@ -197,29 +200,21 @@ class Keeper:
         self._peers = peers
         self._peers_at = self._now()
 
-    async def _is_sure(self) -> bool:
+    def _is_sure(self) -> bool:
         """Whether what we see is the tree as it is, and the one that we keep data for."""
         if self._session.state is not State.CONNECTED or not self._is_settled() or not self._atlas.ring.keepers:
             return False
-        if self._node not in self._peers or not self._tree():
-            return False
-        if self._known_tree != self._tree():
-            self._known_tree = await asyncio.to_thread(self._known, self._tree())
-        return self._known_tree == self._tree()
+        return self._node in self._peers and self._tree() != "" and self._known_tree == self._tree()
 
-    def _known(self, tree: str) -> str | None:
-        """The tree whose datasets lie here; this one, if there is none yet."""
+    def _known(self, tree: str, is_empty: bool) -> str | None:
+        """The tree whose datasets lie here; this one, if nothing does."""
         try:
-            known = self._remembered.read_text()
-        except FileNotFoundError:
-            known = tree
-            try:
+            known = self._remembered.read_text() if self._remembered.exists() and not is_empty else None
+            if known is None:
                 half_written = self._remembered.with_suffix(".tmp")
                 half_written.write_text(tree)
                 os.replace(half_written, self._remembered)
-            except OSError as error:
-                self._log.warning("tree.not_remembered", error=str(error))
-                return None
+                return tree
         except OSError as error:
             self._log.warning("tree.not_remembered", error=str(error))
             return None
