@@ -77,6 +77,20 @@ def test_locate_says_the_part_and_its_nodes(zkd: Zkd, people: str) -> None:
     assert [(part["rows"], part["segments"], part["homes"]) for part in parts] == [(3, 1, found["nodes"])]
 
 
+def test_rows_are_found_by_their_key(zkd: Zkd, people: str) -> None:
+    assert zkd("data", "get", people, "--key", "bob", "--columns", "id").out == "id\r\n2\r\n".replace("\r", "")
+    ran = zkd("data", "get", people, "--key", "dora")
+    assert (ran.code, "has no row with the key 'dora'" in ran.err) == (3, True)
+
+
+def test_repair_and_rebalance_look_on_until_all_is_well(zkd: Zkd, people: str) -> None:
+    assert zkd("data", "repair", people, "--timeout", "20").out.endswith("1 dataset: every part is full\n")
+    assert zkd("data", "rebalance", people, "--timeout", "20").out.endswith("every part is where it belongs\n")
+    ran = zkd("data", "stat", people, "--json")
+    assert (ran.code, ran.json["health"], ran.json["nodes"]) == (0, "full", {"dev-1": 1, "dev-2": 1})
+    assert zkd("data", "repair", "nothing-there").code == 3
+
+
 def test_verify_reads_every_copy(zkd: Zkd, people: str) -> None:
     assert zkd("data", "verify", people).out == "2 copies are good, 0 are damaged or missing\n"
 

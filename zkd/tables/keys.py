@@ -19,7 +19,7 @@ def as_key(key: Any, dtype: str) -> int | str | bytes | float:
     wrong = BadRows("key", f"expected a value of a column of {column}, got {str(key)[:80]!r} ({type(key).__name__})")
     if isinstance(key, np.generic):
         key = key if key.dtype.kind in "mM" else key.item()
-    if isinstance(key, bool):
+    if key is None or isinstance(key, bool) or np.ndim(key):
         raise wrong
     if column.kind in "mM":
         try:
@@ -28,15 +28,17 @@ def as_key(key: Any, dtype: str) -> int | str | bytes | float:
             raise wrong from None
         refuse(np.isnat(moment.reshape(1)), 0, "key", "NaT equals nothing, so nothing can be found by it")
         return int(moment.astype(np.int64))
-    if column.kind in "iu" and isinstance(key, int | float) and key == int(key):
+    if isinstance(key, int) and abs(key) >= 2**64:
+        raise wrong
+    if column.kind in "iu" and isinstance(key, int | float) and float(key).is_integer():
         limits = np.iinfo(column)
         if not limits.min <= key <= limits.max:
             raise wrong
         return int(key)
     if column.kind == "f" and isinstance(key, int | float):
-        refuse(np.isnan(np.array([key])), 0, "key", "NaN equals nothing, so nothing can be found by it")
+        refuse(np.isnan(np.array([key], np.float64)), 0, "key", "NaN equals nothing, so nothing can be found by it")
         with np.errstate(over="ignore"):
-            return float(np.array(key).astype(column)) + 0.0
+            return float(np.float64(key).astype(column)) + 0.0
     if column.kind == "U" and isinstance(key, str) and is_utf8(key):
         return key
     if column.kind == "S" and isinstance(key, str | bytes):
