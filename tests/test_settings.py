@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from zkd import credentials, settings
 from zkd.daemon import memory_of
 from zkd.errors import BadSettings
-from zkd.settings import KEYS, Settings, Tls, ZooKeeper, changed, flat, load, load_with_origins
+from zkd.settings import KEYS, Node, Settings, Tls, ZooKeeper, changed, flat, load, load_with_origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,7 +214,7 @@ def test_a_change_is_live_or_needs_a_restart() -> None:
 
 
 def test_flat_lists_every_setting() -> None:
-    assert set(flat(Settings(zookeeper=ZooKeeper(tls=Tls())))) == set(KEYS)
+    assert set(flat(Settings(zookeeper=ZooKeeper(tls=Tls()), node=Node(tls=Tls())))) == set(KEYS)
 
 
 # --- Secrets -----------------------------------------------------------------------------------------------
@@ -269,6 +269,19 @@ def test_bad_tls_files_are_named(tmp_path: Path) -> None:
     for tls, key in [(Tls(ca=str(bad)), "ca"), (Tls(cert=str(bad)), "cert"), (Tls(key=str(bad)), "key")]:
         with pytest.raises(BadSettings, match=rf"zookeeper\.tls\.{key}: "):
             credentials.tls_context(tls)
+
+
+def test_a_node_shows_a_certificate_and_with_an_authority_asks_for_one(tmp_path: Path) -> None:
+    cert = self_signed(tmp_path)
+    assert credentials.serving_context(None) is None
+    for ca, mode in ((None, ssl.CERT_NONE), (str(cert), ssl.CERT_REQUIRED)):
+        context = credentials.serving_context(Tls(ca=ca, cert=str(cert)))
+        assert context is not None
+        assert context.verify_mode is mode
+    with pytest.raises(BadSettings, match=r"node\.tls\.cert: expected the file"):
+        credentials.serving_context(Tls(ca=str(cert)))
+    with pytest.raises(BadSettings, match=r"node\.tls\.ca: .*expected a PEM file"):
+        credentials.tls_context(Tls(ca="/none"), section="node.tls")
 
 
 def self_signed(directory: Path) -> Path:

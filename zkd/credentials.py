@@ -1,4 +1,4 @@
-"""Secrets on the way from their files to a connection to ZooKeeper, and nowhere else.
+"""Secrets on the way from their files to a connection, to ZooKeeper or between nodes, and nowhere else.
 
 A setting names a file, as a path or as ``credential:NAME``: what systemd's LoadCredential= put into
 $CREDENTIALS_DIRECTORY. Files are read when a session is made, so a renewed one counts from the next start.
@@ -60,29 +60,67 @@ def read_auth(zookeeper: ZooKeeper, env: Mapping[str, str] = os.environ) -> list
     return pairs
 
 
-def tls_context(tls: Tls | None, env: Mapping[str, str] = os.environ) -> ssl.SSLContext | None:
-    """What `[zookeeper.tls]` asks for, or None where connections are plain."""
+def tls_context(
+    tls: Tls | None, env: Mapping[str, str] = os.environ, *, section: str = "zookeeper.tls"
+) -> ssl.SSLContext | None:
+    """What this section asks for, to connect with, or None where connections are plain."""
     if tls is None:
         return None
     import ssl  # 3 MB that plain connections need not carry
 
-    def named(key: str, value: str | None) -> Path | None:
-        return None if value is None else credential_path(f"zookeeper.tls.{key}", value, env)
-
-    ca, cert, key = named("ca", tls.ca), named("cert", tls.cert), named("key", tls.key)
-    if key is not None and cert is None:
-        raise BadSettings("zookeeper.tls.key: expected `cert` beside it")
+    ca, cert, key = _files(tls, section, env)
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
-        raise BadSettings(f"zookeeper.tls.ca: {ca}: expected a PEM file of certificates: {error}") from None
+        raise _no_authority(section, ca, error) from None
     context.check_hostname = tls.verify_hostname  # the chain is verified in any case
     if cert is not None:
-        try:
-            context.load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as error:
-            raise BadSettings(
-                f"zookeeper.tls.cert: {cert}{f' with {key}' if key else ''}: expected PEM files of a certificate and "
-                f"its key, without a passphrase: {error}"
-            ) from None
+        _load(context, section, cert, key)
     return context
+
+
+def serving_context(
+    tls: Tls | None, env: Mapping[str, str] = os.environ, *, section: str = "node.tls"
+) -> ssl.SSLContext | None:
+    """What this section asks for, to be connected to: with a `ca`, by those only who show a certificate of it."""
+    if tls is None:
+        return None
+    import ssl
+
+    ca, cert, key = _files(tls, section, env)
+    if cert is None:
+        raise BadSettings(f"{section}.cert: expected the file of the certificate that this node shows")
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise _no_authority(section, ca, error) from None
+    if ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    _load(context, section, cert, key)
+    return context
+
+
+def _files(tls: Tls, section: str, env: Mapping[str, str]) -> tuple[Path | None, Path | None, Path | None]:
+    def named(key: str, value: str | None) -> Path | None:
+        return None if value is None else credential_path(f"{section}.{key}", value, env)
+
+    ca, cert, key = named("ca", tls.ca), named("cert", tls.cert), named("key", tls.key)
+    if key is not None and cert is None:
+        raise BadSettings(f"{section}.key: expected `cert` beside it")
+    return ca, cert, key
+
+
+def _no_authority(section: str, ca: Path | None, error: OSError) -> BadSettings:
+    return BadSettings(f"{section}.ca: {ca}: expected a PEM file of certificates: {error}")
+
+
+def _load(context: ssl.SSLContext, section: str, cert: Path, key: Path | None) -> None:
+    import ssl
+
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise BadSettings(
+            f"{section}.cert: {cert}{f' with {key}' if key else ''}: expected PEM files of a certificate and "
+            f"its key, without a passphrase: {error}"
+        ) from None

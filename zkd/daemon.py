@@ -32,7 +32,7 @@ from zkd import codec
 from zkd import log as zkd_log
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
-from zkd.credentials import read_auth, tls_context
+from zkd.credentials import read_auth, serving_context, tls_context
 from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
 from zkd.holder.provision import Provision
@@ -433,7 +433,7 @@ class Daemon:
         from zkd.net.fetch import opened, session
 
         tried = []
-        async with session() as http:
+        async with session(self._data_tls) as http:
             for node in ref.nodes:
                 # The address is what that node itself says, not what the task says: a task must not make us
                 # knock at other doors.
@@ -495,6 +495,8 @@ class Daemon:
         from zkd.net.server import serve
 
         host, port = address(self.settings.node.http)
+        tls = serving_context(self.settings.node.tls)
+        self._data_tls = tls_context(self.settings.node.tls, section="node.tls")
         try:
             port = await self._stack.enter_async_context(
                 serve(
@@ -507,13 +509,14 @@ class Daemon:
                     self._why,
                     self._segments,
                     lambda *asked: self.keeping.rows(*asked),  # made later; until then nobody has the token
+                    tls,
                 )
             )
         except OSError as error:
             raise BadSettings(f"node.http: cannot listen on {self.settings.node.http}: {error.strerror}") from None
         if host in ("0.0.0.0", "::"):
             host = platform.node()
-        self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._address = f"http{'' if tls is None else 's'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def _token(self) -> str | None:
         return self.membership.token if self.phase is not Phase.STARTING else None

@@ -113,12 +113,15 @@ Module = Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
 
 class Tls(Struct, frozen=True, kw_only=True):
-    """`[zookeeper.tls]`: present means that connections are encrypted."""
+    """`[zookeeper.tls]`, `[node.tls]`: present means that connections are encrypted.
+
+    A node serves its data with `cert`, and with a `ca` to those only who show a certificate of that authority.
+    """
 
     ca: str | None = None  # PEM file of the authorities to trust; the system's own if absent
-    cert: str | None = None  # PEM file of our certificate, where the ensemble asks for one
+    cert: str | None = None  # PEM file of our certificate, where the other side asks for one
     key: str | None = None  # PEM file of its key, if not in `cert`
-    verify_hostname: bool = True  # off only for ensembles whose certificates carry other names
+    verify_hostname: bool = True  # off only where certificates carry other names
 
 
 class ZooKeeper(Struct, frozen=True, kw_only=True):
@@ -143,6 +146,7 @@ class Node(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}  # tasks may ask for them
     zone: str | None = None  # copies of data go to distinct zones
     http: Annotated[str, _check(_address)] = "127.0.0.1:0"  # other nodes fetch data here: give an address they reach
+    tls: Tls | None = None  # of all that goes by HTTP; on all nodes and clients, or on none
     drain_timeout_s: Annotated[Seconds, LIVE] = 60.0  # what still runs then is handed back
 
 

@@ -82,6 +82,7 @@ def client_for(settings: Settings) -> Client:
         connect_timeout_s=CONNECT_TIMEOUT_S,
         auth=read_auth(zookeeper),
         tls=tls_context(zookeeper.tls),
+        data_tls=tls_context(settings.node.tls, section="node.tls"),
     )
 
 

@@ -55,12 +55,14 @@ async def _leader_says(picture: Picture, client: Client, box: DropBox) -> str:
         return ""
     import aiohttp
 
+    from zkd.net.fetch import session
+
     try:
         token = (await box.read(client.paths.token)).data.decode()
         timeout = aiohttp.ClientTimeout(total=LEADER_ANSWERS_S)
         url, headers = f"{leader.address}/v1/why/{picture.id}", {"Authorization": f"Bearer {token}"}
         async with (
-            aiohttp.ClientSession(timeout=timeout) as http,
+            session(client.data_tls, timeout) as http,
             http.get(url, headers=headers, allow_redirects=False) as answer,
         ):
             if answer.status != 200:

@@ -63,7 +63,7 @@ class Client:
     `hosts` is ``host:port,host:port``; by default $ZKD_HOSTS, else a ZooKeeper on this machine. Entering waits
     up to `connect_timeout_s` for a connection and raises `Unavailable` if there is none. Later failures of
     servers and connections are bridged: a call goes on when the connection is back. `submitter` names whose tasks
-    these are, for taking turns with others'.
+    these are, for taking turns with others'. `tls` is for ZooKeeper, `data_tls` for what goes to nodes by HTTP.
     """
 
     def __init__(
@@ -76,9 +76,11 @@ class Client:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         auth: Sequence[tuple[str, bytes]] = (),
         tls: ssl.SSLContext | None = None,
+        data_tls: ssl.SSLContext | None = None,
     ) -> None:
         self.hosts = hosts or os.environ.get("ZKD_HOSTS") or DEFAULT_HOSTS
         self.paths = Paths(root)
+        self.data_tls = data_tls
         self.session_timeout_s = session_timeout_s  # as asked for; `session.timeout_s` is what the server gave
         self.session = Session(self.hosts, timeout_s=session_timeout_s, auth=auth, tls=tls)
         self._submitter = submitter
@@ -103,7 +105,7 @@ class Client:
                 raise Unavailable(None, f"{self.hosts}: {error.detail}") from None
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._box = DropBox(self.session, self.paths, tasks)
-            self._blobs = Blobs()
+            self._blobs = Blobs(self.data_tls)
             uploads = Uploads(self._blobs, self.nodes, self._token)
             whose = TaskOptions() if self._submitter is None else TaskOptions(submitter=self._submitter)
             self._calls = Calls(self._box, self._blobs, uploads, self.slots, whose)

@@ -58,7 +58,7 @@ class Plane:
         from zkd.net.fetch import session
 
         self._is_open = True
-        return session()
+        return session(self.client.data_tls)
 
     @cached_property
     def reading(self) -> Reading:

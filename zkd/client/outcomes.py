@@ -29,6 +29,8 @@ from zkd.errors import (
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
 
     from zkd.paths import TaskId
@@ -71,7 +73,8 @@ def error_of(task: TaskId, result: Result) -> TaskError | None:
 class Blobs:
     """Fetches the values that are too large for a znode. One HTTP session, opened when first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -135,7 +138,7 @@ class Blobs:
         from zkd.net.fetch import session
 
         if self._http is None:
-            self._http = session()
+            self._http = session(self._tls)
         return self._http
 
     async def _fetch_from(self, url: str, ref: BlobRef, path: str) -> str | None:

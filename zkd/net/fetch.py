@@ -9,20 +9,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from zkd.errors import ResultLost
 
+if TYPE_CHECKING:
+    import ssl
+
 CHUNK = 1 << 18
 CONNECT_S = 5.0
 STALL_S = 30.0  # no byte for so long: try another node
+READ_BYTES = 1 << 18  # come in while what came before is hashed and written
+PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
 
 
-def session() -> aiohttp.ClientSession:
-    """An HTTP client for blobs: patient with large ones, not with silent nodes."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
-    return aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+def session(tls: ssl.SSLContext | None = None, timeout: aiohttp.ClientTimeout = PATIENT) -> aiohttp.ClientSession:
+    """An HTTP client of nodes: patient with much data, not with silent nodes.
+
+    With `tls` it speaks nothing else: no address in the tree makes it send the token in the open.
+    """
+    connector = aiohttp.TCPConnector(ssl=True if tls is None else tls)
+    if tls is not None:
+        connector.allowed_protocol_schema_set = frozenset({"https"})
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False, read_bufsize=READ_BYTES)
 
 
 @asynccontextmanager

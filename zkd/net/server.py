@@ -19,6 +19,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -26,6 +27,9 @@ from zkd.errors import ResultLost
 from zkd.net.row_routes import Rows, row_routes
 from zkd.net.segment_routes import segment_routes
 from zkd.store import BlobFormat, BlobStore, SegmentStore, is_digest
+
+if TYPE_CHECKING:
+    import ssl
 
 CHUNK = 1 << 18
 READ_BYTES = 1 << 18  # of a body come in while what came before is hashed and written
@@ -44,6 +48,7 @@ async def serve(
     why: Callable[[str], Awaitable[tuple[str | None, str | None]]],
     segments: SegmentStore,
     rows: Rows,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """Serve while the block runs; gives the port. `not_ready` says why this node cannot take work, or None;
     `why` what is known of a task, None if there is no time for that, or who leads if this node does not."""
@@ -113,7 +118,7 @@ async def serve(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, read_bufsize=READ_BYTES)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
         await site.start()
         yield runner.addresses[0][1]
     finally:
