@@ -196,6 +196,7 @@ class Daemon:
             self._token,
             lambda: self.settings.data,
             self._log,
+            self._data_tls,
         )
         self.view = self.keeping.view
         atlas, look_up = self.view.atlas, self.view.look

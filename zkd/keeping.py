@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger as Log
 
@@ -23,6 +24,9 @@ from zkd.settings import Data
 from zkd.store import SegmentStore
 from zkd.workers.indexer import make_indexes
 from zkd.zk import Session
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class Keeping:
@@ -40,6 +44,7 @@ class Keeping:
         token: Callable[[], str | None],
         settings: Callable[[], Data],
         log: Log,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self._store = store
         self._log = log
@@ -57,6 +62,7 @@ class Keeping:
             settings,
             data_dir,
             log,
+            tls,
         )
         self.holdings = Holdings(session, paths, node, store, view.atlas, lambda: view.is_complete, incarnation, log)
         self.scrubber = Scrubber(store, lambda: settings().scrub_bytes_s, boot, log)

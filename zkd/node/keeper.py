@@ -32,6 +32,8 @@ from zkd.store import SegmentStore
 from zkd.zk import Session, State
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
 
 FETCHES_AT_ONCE = 4
@@ -60,6 +62,7 @@ class Keeper:
         settings: Callable[[], Data],
         data_dir: Path,
         log: Log,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self._session = session
         self._paths = paths
@@ -72,6 +75,7 @@ class Keeper:
         self._settings = settings
         self._remembered = data_dir / REMEMBERED
         self._log = log
+        self._tls = tls
         self._wake = asyncio.Event()
         self._keeping = Keeping(node)
         self._budget = Bucket(0.0)
@@ -120,7 +124,7 @@ class Keeper:
         from zkd.net.fetch import session
 
         self._trashed = set(await self._store.trashed())
-        async with session() as http, asyncio.TaskGroup() as group:
+        async with session(self._tls) as http, asyncio.TaskGroup() as group:
             while True:
                 wait_s = await self._round(group, http)
                 with suppress(TimeoutError):

@@ -323,7 +323,9 @@ class SegmentStore:
 
     async def purge(self, older_than_s: float) -> list[str]:
         """Remove for good what was taken out before so many seconds; gives the ids. Old rests go, too."""
-        purged = await in_thread(self._io, _remove, self._trash, older_than_s, frozenset[str]())
+        purged = [name for name, age_s in (await self.trashed()).items() if age_s >= older_than_s]
+        for segment_id in purged:
+            await self.remove(segment_id)
         await in_thread(self._io, _remove, self._bad, BAD_KEPT_S, frozenset[str]())
         await in_thread(self._io, self._unlink_rests)
         arriving = frozenset(segment_id for kind, segment_id in self._locks if kind == "receive")
