@@ -3,8 +3,8 @@
     python -m tests.data.fuse zkd daemon        what it does is told by the variable ZKD_FUSE, a `Fuse` as JSON
 
 Every call that changes something below a directory (or makes it durable) is a boundary, named by what it does to
-what, such as ``rename segments.incoming/<id> segments/<id>``. There are no marks in the product: the functions of `os`
-and `open` are replaced in this process before the product is imported.
+what, such as ``rename segments.incoming/<id> segments/<id>``; so is every write to what the tree says of datasets.
+There are no marks in the product: the functions of `os`, `open` and the session's are replaced in this process.
 
 A kill leaves what the kernel has. A power cut does not: files that were not synced since they were written lose
 some of their end, and names that came or went in a directory that was not synced since are as before. What that
@@ -27,6 +27,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +41,37 @@ REPLACED = (
     "open rename replace unlink remove rmdir mkdir fsync fdatasync ftruncate truncate write pwrite link close readlink"
 )
 _ID = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"(^|/)\d+(?=/|$)")
+_TEMPORARY = re.compile(r"zkd-[a-z0-9_]{8}")
+_TOLD = re.compile(r"/(datasets|holdings|control/ring)(/|$)")
+
+
+class Trip(Struct, frozen=True, omit_defaults=True):
+    """Where it blows."""
+
+    label: str
+    occurrence: int = 1  # since the trip was set
+    when: str = "before"  # before | after | torn: in the middle of a write
+    power: str | None = None  # a file that gets what was not synced then
 
 
 class Fuse(Struct, frozen=True, omit_defaults=True):
     below: str  # changes of files elsewhere are none of ours
-    label: str | None = None  # the boundary at which it blows; None: never
-    occurrence: int = 1
-    when: str = "before"  # before | after | torn: in the middle of a write
+    trip: Trip | None = None
+    trips: str | None = None  # a file with a trip, if it is to be set while the process runs
     trace: str | None = None  # a file that gets a line for each boundary
-    power: str | None = None  # a file that gets what was not synced when it blew
+    constants: dict[str, float] = {}  # of modules, by their dotted names: times that are too long for a test
 
 
 def main() -> None:
     fuse = msgspec.json.decode(os.environ[VARIABLE], type=Fuse)
     sys.argv = sys.argv[1:]
-    lit(fuse)
+    burning = lit(fuse)
+    burning.replace_session()
+    for dotted, value in fuse.constants.items():
+        module, _, name = dotted.rpartition(".")
+        assert isinstance(getattr(import_module(module), name), int | float)
+        setattr(import_module(module), name, value)
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
@@ -72,6 +90,8 @@ class Lit:
     def __init__(self, fuse: Fuse) -> None:
         self.fuse = fuse
         self.below = os.path.realpath(fuse.below)
+        self.trip = fuse.trip
+        self.trip_text = b""
         self.counts: Counter[str] = Counter()
         self.unsynced: set[str] = set()  # files
         self.changes: list[tuple[str, str, str]] = []  # of directories, that were not synced: what, path, new path
@@ -120,7 +140,7 @@ class Lit:
         def by_fd(name: str, done: Callable[[str], None]) -> Callable[..., Any]:
             def call(fd: int, *args: Any) -> Any:
                 path = self.of_fd(fd)
-                if name in ("write", "pwrite") and self.is_next(f"{name} {self.short(path)}", path, "torn"):
+                if name in ("write", "pwrite") and self.is_torn(f"{name} {self.short(path)}", path):
                     data = memoryview(args[0]).cast("B")
                     real[name](fd, data[: len(data) // 2], *args[1:])
                     self.touched(path)
@@ -173,15 +193,7 @@ class Lit:
     ) -> Any:
         if not (self.is_ours(path) or self.is_ours(other)):
             return go()
-        with self.lock:
-            self.counts[label] += 1
-            is_here = label == self.fuse.label and self.counts[label] == self.fuse.occurrence
-            if self.fuse.trace is not None:
-                fd = self.real["open"](self.fuse.trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                self.real["write"](fd, label.encode() + b"\n")
-                self.real["close"](fd)
-        if is_here and self.fuse.when != "after":
-            self.blow()
+        is_here = self.reached(label)
         result = go()
         with self.lock:
             if done is not None:
@@ -190,23 +202,81 @@ class Lit:
             self.blow()
         return result
 
-    def is_next(self, label: str, path: str, when: str) -> bool:
-        fuse = self.fuse
-        return (
-            fuse.when == when
-            and self.is_ours(path)
-            and label == fuse.label
-            and self.counts[label] + 1 == fuse.occurrence
-        )
+    def reached(self, label: str) -> bool:
+        """A boundary was reached; whether it has to blow after it."""
+        with self.lock:
+            self.reset()
+            self.counts[label] += 1
+            trip = self.trip
+            is_here = trip is not None and label == trip.label and self.counts[label] == trip.occurrence
+            if self.fuse.trace is not None:
+                self.append(self.fuse.trace, label.encode() + b"\n")
+        if is_here and trip is not None and trip.when != "after":
+            self.blow()
+        return is_here
+
+    def is_torn(self, label: str, path: str) -> bool:
+        """Whether this write is the one to blow in."""
+        with self.lock:
+            self.reset()
+            trip = self.trip
+            return (
+                trip is not None
+                and trip.when == "torn"
+                and self.is_ours(path)
+                and label == trip.label
+                and self.counts[label] + 1 == trip.occurrence
+            )
+
+    def reset(self) -> None:
+        """Take over a trip that was set meanwhile."""
+        if self.fuse.trips is None:
+            return
+        try:
+            with self.real_open(self.fuse.trips, "rb") as file:
+                text = file.read()
+        except FileNotFoundError:
+            text = b""
+        if text != self.trip_text:
+            self.trip_text = text
+            self.trip = msgspec.json.decode(text, type=Trip) if text else None
+            self.counts.clear()
+
+    def append(self, path: str, text: bytes, flags: int = os.O_APPEND) -> None:
+        fd = self.real["open"](path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
+        self.real["write"](fd, text)
+        self.real["close"](fd)
 
     def blow(self) -> None:
         with self.lock:
-            if self.fuse.power is not None:
+            assert self.trip is not None
+            if self.trip.power is not None:
                 text = json.dumps({"unsynced": sorted(self.unsynced), "changes": self.changes}).encode()
-                fd = self.real["open"](self.fuse.power, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                self.real["write"](fd, text)
+                self.append(self.trip.power, text, os.O_TRUNC)
             os.kill(os.getpid(), signal.SIGKILL)
             threading.Event().wait()
+
+    def replace_session(self) -> None:
+        """Make boundaries of the writes to the tree, too."""
+        from zkd.zk import Session
+
+        def replaced(name: str, real: Callable[..., Any]) -> None:
+            @wraps(real)
+            async def call(session: Session, what: Any, *args: Any, **more: Any) -> Any:
+                paths = [what] if isinstance(what, str) else [op.path for op in what]
+                about = next((path for path in paths if _TOLD.search(path)), None)
+                if about is None:
+                    return await real(session, what, *args, **more)
+                is_here = self.reached(f"tree.{name} {_told(about)}")
+                result = await real(session, what, *args, **more)
+                if is_here:
+                    self.blow()
+                return result
+
+            setattr(Session, name, call)
+
+        for name in ("create", "set", "delete", "multi"):
+            replaced(name, getattr(Session, name))
 
     # --- What is not synced -----------------------------------------------------------------------------
 
@@ -259,7 +329,16 @@ class Lit:
     def short(self, path: str) -> str:
         if not self.is_ours(path):
             return path
-        return _ID.sub("<id>", path[len(self.below) + 1 :] or ".")
+        plain = _ID.sub("<id>", path[len(self.below) + 1 :] or ".")
+        return _TEMPORARY.sub("zkd-<any>", _NUMBER.sub(r"\1<n>", plain))
+
+
+def _told(path: str) -> str:
+    """A path of the tree, without the names in it."""
+    plain = path[_TOLD.search(path).start() + 1 :]  # type: ignore[union-attr]
+    plain = re.sub(r"^(datasets|holdings)/[^/]+", r"\1/<name>", plain)
+    plain = re.sub(r"(writers|<name>)/(?!versions|chunks|writers)[^/]+$", r"\1/<any>", plain)
+    return _NUMBER.sub(r"\1<n>", _ID.sub("<id>", plain))
 
 
 def cut_power(power: Path, seed: int) -> list[str]:

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.data.fuse import Fuse, cut_power, lit
+from tests.data.fuse import Fuse, Trip, cut_power, lit
 from tests.store.made import Made, make
 from zkd.errors import DataDamaged
 from zkd.store.segments import SegmentStore
@@ -179,7 +179,7 @@ def try_end(directory: Path, made: list[Made], end: End, seed: int) -> str | Non
 
     def work() -> None:
         noted = str(power) if end.is_power_cut else None
-        lit(Fuse(str(data), label=end.label, occurrence=end.occurrence, when=end.when, power=noted))
+        lit(Fuse(str(data), Trip(end.label, end.occurrence, end.when, noted)))
         asyncio.run(life(data, made, said))
 
     status = forked(directory, work)
