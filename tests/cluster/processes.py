@@ -39,6 +39,7 @@ class DaemonProcess:
             "ZKD_LOG__FORMAT": "json",
         }
         self.prefix: tuple[str, ...] = ()  # goes before the command, to run it somewhere else: in a network namespace
+        self.command: tuple[str, ...] = ("zkd", "daemon")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,7 +51,7 @@ class DaemonProcess:
         assert self._process is None or self._process.poll() is not None, f"{self.name} runs already"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*dies_with_us(), *self.prefix, sys.executable, "-m", "zkd", "daemon"],
+                [*dies_with_us(), *self.prefix, sys.executable, "-m", *self.command],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
