@@ -33,9 +33,6 @@ async def serving(directory: Path) -> AsyncIterator[Serving]:
     async def why(_: str) -> tuple[str | None, str | None]:
         return "", None
 
-    async def rows(*_: object) -> bytes:
-        return b"[]"
-
     blobs = BlobStore(directory)
     async with serve("127.0.0.1", 0, blobs, lambda: TOKEN, lambda: None, list, why, store, rows) as port:
         yield Serving(store, f"http://127.0.0.1:{port}")
