@@ -363,3 +363,18 @@ def test_checksums_that_were_made_to_fit_do_not_help(tmp_path: Path, monkeypatch
         intake.feed(memoryview(forged))
     assert intake.received == 0
     assert not intake.directory.exists()
+
+
+async def test_what_had_arrived_to_the_last_byte_when_its_taker_died_is_here_as_soon_as_somebody_asks(
+    tmp_path: Path,
+) -> None:
+    made = make(tmp_path / "made", rows=50_000)
+    SegmentStore(tmp_path / "store")
+    dead = Intake(tmp_path / "store" / "segments.incoming" / made.id, made.id)
+    dead.feed(memoryview(made.packed))
+    dead.pause()
+    store = SegmentStore(tmp_path / "store")
+    assert not store.has(made.id)
+    assert await store.received(made.id) == len(made.packed)
+    assert store.has(made.id)
+    assert await got(store, made.id) == made.packed

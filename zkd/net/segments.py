@@ -188,6 +188,8 @@ async def fetch(
     for address in addresses:
         while not store.has(ref.id):
             start = await store.received(ref.id)
+            if store.has(ref.id):
+                return
             try:
                 await _fetch_from(http, address, token, ref, store, start, pace)
             except OutOfStep:
