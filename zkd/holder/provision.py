@@ -33,6 +33,13 @@ ROWS_FILE = Column(ROWS, "<i8")
 Fetch = Callable[[SegmentRef, Sequence[NodeId]], Awaitable[None]]
 
 
+class Provided(NamedTuple):
+    """What a task on a part is called with."""
+
+    call: Call
+    lives: dict[str, object]  # of the segments that it is about to read
+
+
 class Gathered(NamedTuple):
     """What a task on all parts is called with, once its parts are done."""
 
@@ -59,25 +66,30 @@ class Provision:
         self._look_up = look_up
         self._fetch = fetch
 
-    async def of_part(self, task: Task, call: Call) -> Call:
+    async def of_part(self, task: Task, call: Call) -> Provided:
         """The call, with the part's files in it. Raises `DataUnavailable`, `DataDamaged`."""
         manifest = await self._manifest(task)
-        refs = self._segments(task)
-        segments = [(await self._segment(task, ref), ref) for ref in refs]
+        lives: dict[str, object] = {}
+        segments: list[tuple[Segment, SegmentRef]] = []
+        for ref in self._segments(task):
+            if not self._store.has(ref.id):
+                await self._bring(task, ref)
+            lives[ref.id] = self._store.life(ref.id)
+            segments.append((await self._store.verified(ref.id), ref))
         columns = [self._column(name, manifest, segments) for name in task.columns or _names(manifest)]
         most = call.inline_max if task.parent is None else inline_max(manifest.parts, call.inline_max)
-        return structs.replace(call, part=PartFiles(columns, is_table=not task.columns), inline_max=most)
+        part = PartFiles(columns, is_table=not task.columns)
+        return Provided(structs.replace(call, part=part, inline_max=most), lives)
 
-    async def is_damaged(self, task: Task) -> str | None:
-        """What is wrong with the part by now; None if a run on it can be believed."""
+    async def doubt(self, lives: dict[str, object]) -> str | None:
+        """Why a run that has read these cannot be believed, if so."""
         try:
-            for ref in self._segments(task):
-                if self._store.has(ref.id):
-                    await self._store.verified(ref.id)
-        except DataDamaged as error:
+            for segment_id, life in lives.items():
+                await self._store.verified(segment_id)
+                if self._store.life(segment_id) is not life:  # another one is here, and nobody knows what was read
+                    return f"segment {segment_id[:12]} was replaced while it was worked on"
+        except (DataDamaged, DataUnavailable) as error:  # found damaged by somebody else, perhaps
             return str(error)
-        except DataUnavailable:
-            return None  # taken away meanwhile: the run had the files open, and they are immutable
         return None
 
     async def of_all(self, task: Task, line: Assigned, call: Call) -> Gathered:
@@ -126,11 +138,6 @@ class Provision:
         assert version is not None
         assert task.partition is not None
         return self._atlas.segments(name, version, task.partition) or ()
-
-    async def _segment(self, task: Task, ref: SegmentRef) -> Segment:
-        if not self._store.has(ref.id):
-            await self._bring(task, ref)
-        return await self._store.verified(ref.id)
 
     async def _bring(self, task: Task, ref: SegmentRef) -> None:
         name, version = split_name(task.dataset or "")

@@ -18,7 +18,7 @@ from zkd.core.spreads import is_spread
 from zkd.errors import BadRecord, DataDamaged, DataUnavailable, ResultLost
 from zkd.holder.held import Held
 from zkd.holder.inputs import blobs_of, call_of, has_blobs
-from zkd.holder.provision import Provision
+from zkd.holder.provision import Provided, Provision
 from zkd.paths import TaskId
 from zkd.records import BlobRef, Task
 from zkd.workers import Call, Failed, Lacking, Outcome, Pool, Rejected, TimedOut
@@ -99,11 +99,11 @@ class Runs:
             if task.dataset is not None or has_blobs(task):
                 self._do(held, self._prepare_and_call(held, task))
             else:
-                self._call(held, task, call_of(task, held.line, self.incarnation, {}))
+                self._call(held, task, Provided(call_of(task, held.line, self.incarnation, {}), {}))
 
     async def _prepare_and_call(self, held: Held, task: Task) -> None:
         try:
-            call = await self._prepared(held, task)
+            provided = await self._prepared(held, task)
         except BadRecord as error:
             self._ran(held, Rejected(error.where, str(error)))
         except ResultLost as error:
@@ -113,16 +113,16 @@ class Runs:
         else:
             held.work = None
             if held.state is State.RUNNING and held.stopped_for is None:
-                self._call(held, task, call)
+                self._call(held, task, provided)
 
-    async def _prepared(self, held: Held, task: Task) -> Call:
+    async def _prepared(self, held: Held, task: Task) -> Provided:
         """What the kernel is called with, all of it on this node's disk."""
         if is_spread(task):
-            return await self._gathered(held, task)
+            return Provided(await self._gathered(held, task), {})
         files = {ref.blob: await self._fetch(ref) for ref in blobs_of(task)} if has_blobs(task) else {}
         call = call_of(task, held.line, self.incarnation, files)
         if task.dataset is None:
-            return call
+            return Provided(call, {})
         if self._provision is None:
             raise DataUnavailable("this node has no datasets")
         return await self._provision.of_part(task, call)
@@ -152,7 +152,7 @@ class Runs:
             raise DataUnavailable(f"what {lost[0][0]} gave cannot be fetched, so it is done again: {lost[0][1]}")
         return structs.replace(found.call, files=files)
 
-    def _call(self, held: Held, task: Task, call: Call) -> None:
+    def _call(self, held: Held, task: Task, provided: Provided) -> None:
         timeout_s = task.timeout_s or self._timeout_s()
         if held.expires_at is not None:
             timeout_s = min(timeout_s, max(0.0, held.expires_at - _now()))
@@ -163,8 +163,13 @@ class Runs:
         def progressed(fraction: float | None, note: str | None) -> None:
             held.progress, held.note = fraction, note
 
-        ran = self._ran_on_part if call.part is not None else self._ran
-        run = self._pool.submit(call, lambda outcome: ran(held, outcome), timeout_s=timeout_s, on_progress=progressed)
+        def ended(outcome: Outcome) -> None:
+            if provided.lives:
+                self._ran_on_part(held, outcome, provided.lives)
+            else:
+                self._ran(held, outcome)
+
+        run = self._pool.submit(provided.call, ended, timeout_s=timeout_s, on_progress=progressed)
         if held.state is State.RUNNING:
             held.run = run
 
@@ -175,26 +180,25 @@ class Runs:
         self._ended(held, outcome)
         self.start_what_fits()
 
-    def _ran_on_part(self, held: Held, outcome: Outcome) -> None:
+    def _ran_on_part(self, held: Held, outcome: Outcome, lives: dict[str, object]) -> None:
         """The same, of a run on a part: it counts if the part is still what it was."""
         held.run = None
         if held.state is State.RUNNING and not self.is_stopped:
-            self._do(held, self._check_and_end(held, outcome))
+            self._do(held, self._check_and_end(held, outcome, lives))
         else:
             remove_blob(outcome)
 
-    async def _check_and_end(self, held: Held, outcome: Outcome) -> None:
-        assert held.task is not None
+    async def _check_and_end(self, held: Held, outcome: Outcome, lives: dict[str, object]) -> None:
         assert self._provision is not None
         try:
-            damage = await self._provision.is_damaged(held.task)
+            doubt = await self._provision.doubt(lives)
         except asyncio.CancelledError:
             remove_blob(outcome)
             raise
         held.work = None
-        if damage is not None:
+        if doubt is not None:
             remove_blob(outcome)
-            outcome = Lacking(damage)
+            outcome = Lacking(doubt)
         self._ran(held, outcome)
 
     def stop(self, held: Held) -> None:

@@ -91,6 +91,10 @@ class SegmentStore:
     def has(self, segment_id: str) -> bool:
         return segment_id in self._ids
 
+    def life(self, segment_id: str) -> object | None:
+        """Something else each time that the segment comes, to tell whether it was replaced; None: it is not here."""
+        return self._ids.get(segment_id)
+
     def ids(self) -> frozenset[str]:
         return frozenset(self._ids)
 
