@@ -34,7 +34,8 @@ class ClusterError(Exception):
 class Cluster:
     """`with Cluster(["a", "b"], logs) as cluster:` gives running processes, not yet a cluster that is ready.
 
-    Below `data` each node has a directory of its own. `zookeeper` is "embedded", "apache" (a real one, started here), or the host:port of one that runs already.
+    `zookeeper` is "embedded", "apache" (a real one, started here), or the host:port of one that runs already. Below
+    `data` each node has a directory of its own.
     """
 
     def __init__(
@@ -125,6 +126,9 @@ class Cluster:
         daemon.kill()
         daemon.wait()
         return daemon.pid
+
+    def is_alive(self, node: str) -> bool:
+        return node in self._daemons and self._daemons[node].poll() is None
 
     def last_words(self, name: str, lines: int = 12) -> str:
         text = (self.logs / f"{name}.log").read_text(errors="replace")
