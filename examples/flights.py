@@ -18,11 +18,13 @@ import asyncio
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from kazoo.client import KazooClient
 from tour import flights
 from tour.checks import Check
 from tour.cluster import Cluster, ClusterError
@@ -33,6 +35,7 @@ from tour.teller import Teller
 import zkd
 from zkd.client.dataset import Dataset
 from zkd.tables.ingest import from_file
+from zkd.zk.apache import ApacheFailed, ApacheMissing
 
 NODES = ["node-1", "node-2", "node-3"]
 SLOTS = 1
@@ -236,15 +239,20 @@ async def run(options: argparse.Namespace, teller: Teller) -> bool:
     teller.end(", ".join(f"{len(next(iter(table.values()))):,} {name}" for name, table in found.items()))
     teller.begin("cluster")
     settings = {"ZKD_DATA__GRACE_S": str(GRACE_S)}
+    is_guest = ":" in options.zookeeper
+    root = f"/zkd-flights-{uuid.uuid4().hex[:8]}" if is_guest else "/zkd"
     logs = options.out / "flights"
-    with Cluster(NODES, logs, zookeeper=options.zookeeper, root="/zkd", slots=SLOTS, settings=settings) as cluster:
-        async with zkd.Client(cluster.hosts) as client:
+    with Cluster(NODES, logs, zookeeper=options.zookeeper, root=root, slots=SLOTS, settings=settings) as cluster:
+        async with zkd.Client(cluster.hosts, root) as client:
             await wait_for_nodes(client)
             teller.end(f"{options.zookeeper} ZooKeeper on {cluster.hosts}, {', '.join(NODES)}")
             tour = Tour(cluster, client, teller, found)
             for name, stage in STAGES.items():
                 teller.begin(name)
                 teller.end(await stage(tour))
+        if is_guest:
+            cluster.stop_daemons()
+            await asyncio.to_thread(leave_no_trace, cluster.hosts, root)
     teller.begin("picture")
     picture = options.out / "flights.png"
     draw(tour.moments, NODES, COPIES, picture)
@@ -262,6 +270,14 @@ async def run(options: argparse.Namespace, teller: Teller) -> bool:
     return not wrong
 
 
+def leave_no_trace(hosts: str, root: str) -> None:
+    guest = KazooClient(hosts)
+    guest.start(10)
+    guest.delete(root, recursive=True)
+    guest.stop()
+    guest.close()
+
+
 async def wait_for_nodes(client: zkd.Client) -> None:
     async with asyncio.timeout(30.0):
         while True:
@@ -273,18 +289,23 @@ async def wait_for_nodes(client: zkd.Client) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--zookeeper", nargs="?", const="apache", default="embedded", help="a real Apache ZooKeeper, started here"
+        "--zookeeper",
+        nargs="?",
+        const="apache",
+        default="embedded",
+        metavar="HOST:PORT",
+        help="a real Apache ZooKeeper, started here or running there, instead of the embedded server",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="for the picture and the logs [default: out]")
     options = parser.parse_args()
-    if options.zookeeper not in ("embedded", "apache"):
-        parser.error(f"--zookeeper: a ZooKeeper that runs already is for digits.py, got {options.zookeeper!r}")
+    if options.zookeeper not in ("embedded", "apache") and ":" not in options.zookeeper:
+        parser.error(f"--zookeeper: expected HOST:PORT, got {options.zookeeper!r}")
     teller = Teller("flights")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         is_well = asyncio.run(run(options, teller))
-    except (zkd.ZkdError, ClusterError, flights.NoFlights, TimeoutError) as error:
+    except (zkd.ZkdError, ClusterError, ApacheFailed, ApacheMissing, flights.NoFlights, TimeoutError) as error:
         teller.wrong(f"{type(error).__name__}: {error}")
         is_well = False
     finally:

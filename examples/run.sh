@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tour of zkd on handwritten digits, with nothing but this repository: sh examples/run.sh [arguments of digits.py]
+# Two tours of zkd on real data, with nothing but this repository: sh examples/run.sh [--zookeeper [HOST:PORT]] [--out DIR]
 # It needs Python alone; with --zookeeper a real Apache ZooKeeper. As root it installs what is missing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,4 +12,5 @@ case " $* " in
 esac
 setup_venv examples/requirements.txt
 
-exec .venv/bin/python examples/digits.py "$@"
+.venv/bin/python examples/digits.py "$@"
+exec .venv/bin/python examples/flights.py "$@"

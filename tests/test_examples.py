@@ -123,6 +123,27 @@ def test_a_tour_that_is_stopped_leaves_no_process_behind(how: signal.Signals, tm
     wait_until(lambda: not still_running(tmp_path), 10.0)
 
 
+# --- flights.py -------------------------------------------------------------------------------------------
+
+
+def test_datasets_survive_a_kill_and_rot_to_the_bit(apache: ApacheServer, tmp_path: Path) -> None:
+    tour = start("flights.py", "--zookeeper", apache.connect_string, "--out", tmp_path / "out", directory=tmp_path)
+    code, output = finish(tour)
+    assert code == 0, output
+    assert output.splitlines()[-1].startswith("flights: all well, 338,573 rows"), output
+    assert "kill -9" in output
+    assert "OFF" not in output
+    assert (tmp_path / "out" / "flights.png").read_bytes().startswith(b"\x89PNG")
+    wait_until(lambda: not still_running(tmp_path), 5.0)
+    onlooker = KazooClient(apache.connect_string)
+    onlooker.start(10)
+    try:
+        assert not [root for root in onlooker.get_children("/") if root.startswith("zkd-flights-")]
+    finally:
+        onlooker.stop()
+        onlooker.close()
+
+
 # --- The small ones ---------------------------------------------------------------------------------------
 
 

@@ -38,14 +38,14 @@ def draw(moments: Sequence[Moment], nodes: Sequence[str], copies: int, path: Pat
         above.step(times, none, where="post", color=ALARM, label="without any")
         above.set_ylim(-0.03 * parts, 1.08 * parts)
         above.set_title(f"{parts} parts on {len(nodes)} nodes")
-        above.legend(frameon=False, loc="center left")
+        above.legend(frameon=False, loc="center")
         for node, colour in zip(nodes, NODE_COLOURS, strict=False):
             held = [moment.where.get(node, 0) for moment in moments]
             below.step(times, held, where="post", color=colour, label=node)
         below.set_ylim(bottom=0)
         below.set_title("copies that lie on each node, as the nodes that are here say")
         below.set_xlabel("seconds")
-        below.legend(frameon=False, loc="lower left")
+        below.legend(frameon=False, loc="center")
         for axis in (above, below):
             for moment in moments:
                 if moment.what:
