@@ -474,6 +474,24 @@ async def test_a_restarted_node_goes_on_receiving(made: Made, http: aiohttp.Clie
     assert sum(taken) <= len(made.packed) - BLOCK
 
 
+@pytest.mark.parametrize("how", ["push", "fetch"])
+async def test_a_node_that_died_at_the_last_byte_needs_no_byte_more(
+    how: str, node: Serving, made: Made, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """All of it had arrived, and was not made durable yet."""
+    await push(http, node.address, TOKEN, made.directory, made.ref)
+    former = SegmentStore(tmp_path / "dead")
+    shutil.copytree(made.directory, tmp_path / "dead/segments.incoming" / made.id)
+    assert not former.has(made.id)
+    async with serving(tmp_path / "dead") as dead:
+        if how == "push":
+            await push(http, dead.address, TOKEN, made.directory, made.ref)
+        else:
+            await fetch(http, [node.address], TOKEN, made.ref, dead.store)
+        assert await got(dead.store, made.id) == made.packed
+        assert not list((tmp_path / "dead/segments.incoming").iterdir())
+
+
 async def test_many_at_once_arrive(node: Serving, http: aiohttp.ClientSession, tmp_path: Path) -> None:
     every = [make(tmp_path / str(n), rows=3000, seed=n) for n in range(40)]
     await asyncio.gather(*(push(http, node.address, TOKEN, made.directory, made.ref) for made in every for _ in (1, 2)))
