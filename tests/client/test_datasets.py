@@ -422,6 +422,17 @@ async def test_what_is_not_there_is_said(far: Keepers) -> None:
 # --- Health -----------------------------------------------------------------------------------------------
 
 
+async def test_what_nodes_have_not_said_yet_is_not_lost(far: Keepers) -> None:
+    """They say what they hold some tenths of a second after they have it."""
+    dataset = await far.client.datasets.put("fresh", {"x": np.arange(64)}, parts=8, replicas=2)
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(dataset.stat())
+        await asyncio.sleep(0.3)
+        assert not asked.done()
+        await far.report("fresh")
+    assert asked.result().health == "full"
+
+
 async def test_health_is_what_nodes_that_are_here_say(far: Keepers) -> None:
     dataset = await far.client.datasets.put("a", table(), parts=8)
     await far.report("a")

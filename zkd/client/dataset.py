@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Nodes come and go: who asks one that went asks the next, and looks anew when none has it.
 SCENE_KNOWN_S = 30.0
+SAID_S = 2.0
 ANSWER_S = 10.0  # for the rows of a key
 ANSWER_BYTES_MAX = 256 * 2**20
 VERIFY_S = 600.0  # for one segment, read from a disk that has other things to do
@@ -265,9 +266,17 @@ class Dataset:
     # --- How it stands --------------------------------------------------------------------------------------
 
     async def stat(self) -> Stat:
-        """Health and copies, by what the nodes that are here say now."""
-        scene, homes = await self._look(anew=True)
-        return copies.judge(self.manifest, self.segments, scene, homes)
+        """Health and copies, by what the nodes that are here say now.
+
+        Before a part is called lost, nodes have SAID_S to say otherwise: they report a little later than they hold.
+        """
+        sure_at = time.monotonic() + SAID_S
+        while True:
+            scene, homes = await self._look(anew=True)
+            stat = copies.judge(self.manifest, self.segments, scene, homes)
+            if not stat.lost or time.monotonic() > sure_at:
+                return stat
+            await asyncio.sleep(SAID_S / 20)
 
     async def holders(self) -> list[tuple[list[NodeId], tuple[NodeId, ...]]]:
         """For each part the nodes that say they hold it, and those that it belongs to."""
