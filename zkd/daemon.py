@@ -1,6 +1,6 @@
 """Composes a node: one TaskGroup that owns everything, from the first connection to the last.
 
-    session --- membership --- election --- dispatcher, reaper, scheduler, steward (while leading)
+    session --- membership --- election --- dispatcher, reaper, scheduler, steward, sweeper (while leading)
           \\---- executor --- pool of workers        \\--- heartbeat
            \\--- HTTP
 
@@ -46,6 +46,7 @@ from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.node.scheduler import Scheduler
 from zkd.node.steward import Steward
+from zkd.node.sweeper import Sweeper
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
@@ -232,6 +233,7 @@ class Daemon:
             lambda: Room(self.settings.tasks.results_max, self.settings.tasks.results_bytes_max),
         )
         self.scheduler = Scheduler(session, paths, clock, self._log)
+        self.sweeper = Sweeper(session, paths, self._log)
         self.steward = Steward(session, paths, self._log, lambda: self.settings.data.grace_s)
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
 
@@ -302,6 +304,7 @@ class Daemon:
                 group.create_task(self.reaper.run(reign.check, self._ended, self._is_wanted)),
                 group.create_task(self.scheduler.run(reign.session_id, reign.check)),
                 group.create_task(self.steward.run(reign.session_id, reign.epoch, reign.check)),
+                group.create_task(self.sweeper.run(reign.check)),
             ]
             try:
                 await self.dispatcher.lead(reign.session_id, reign.epoch, reign.check)

@@ -389,9 +389,17 @@ class Rounds:
                 fault = node.fault_of(segment_id)
                 if fault is not None:
                     raise Wrong(f"{node.name} {segment_id}: {fault}")
-        left = set(await self.site.client.session.children(self.site.client.paths.datasets))
-        if left - {name for name, _ in self.truth}:
-            self.tell(f"left in the tree: {sorted(left - {name for name, _ in self.truth})}")
+        deadline = time.monotonic() + 15.0
+        while rests := await self.rests():
+            if time.monotonic() > deadline:
+                raise Wrong(f"left in the tree: {rests}")
+            await asyncio.sleep(0.1)
+
+    async def rests(self) -> list[str]:
+        try:
+            return await self.site.rests()
+        except ZooKeeperError as error:
+            return [str(error)]  # it changed while we looked
 
     async def said(self, dataset: Dataset, health: str) -> str | None:
         """Nodes report what lies on them; within a few seconds, since they gather changes."""

@@ -21,7 +21,8 @@ from zkd.manifests import Keeper
 
 GRACE_S = 1.5
 SESSION_S = 2.0
-CONSTANTS = {"zkd.core.keeping.ORPHAN_S": 1.5}  # an hour, in the field
+# Hours and minutes, in the field.
+CONSTANTS = {"zkd.core.keeping.ORPHAN_S": 1.5, "zkd.node.sweeper.ABANDONED_S": 2.0, "zkd.node.sweeper.ROUND_S": 0.5}
 PLACES = ("segments", "segments.incoming", "segments.trash", "segments.bad")
 
 
@@ -162,6 +163,23 @@ class Site:
                 if node.lying(place):
                     return f"{node.name} has {len(node.lying(place))} in {place}"
         return None
+
+    async def rests(self) -> list[str]:
+        """What stands in the tree and belongs to no version."""
+        session, paths = self.client.session, self.client.paths
+        found = []
+        for name in await session.children(paths.datasets):
+            versions = await session.children(paths.versions(name))
+            named = set()
+            for version in versions:
+                named |= set(json.loads((await session.get(paths.version(name, int(version)))).data)["chunks"])
+            found += [f"{name}/chunks/{each}" for each in set(await session.children(paths.chunks(name))) - named]
+            found += [] if versions else [name]
+        return found + [f"holdings/{each}" for each in await self._unknown_holdings()]
+
+    async def _unknown_holdings(self) -> set[str]:
+        session, paths = self.client.session, self.client.paths
+        return set(await session.children(paths.holdings)) - set(await session.children(paths.datasets))
 
     def copies_left(self) -> str | None:
         """Which known segment lies nowhere any more."""
