@@ -55,6 +55,23 @@ def test_run_prints_the_value(zkd: Zkd, arguments: list[str], out: str) -> None:
     assert (ran.code, ran.out, ran.err) == (0, out, "")
 
 
+def test_run_works_on_the_parts_of_a_dataset(zkd: Zkd, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("k,v\n" + "".join(f"{number % 3},{number}\n" for number in range(100)))
+    assert zkd("data", "put", str(tmp_path / "t.csv"), "--name", "partly", "--parts", "4").code == 0
+    summed = ["--dataset", "partly", "--columns", "k, v", "--combine", "combine_group_sums", "-o", "json"]
+    ran = zkd("run", "group_sums", *summed)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out) == {"keys": [0, 1, 2], "counts": [34, 33, 33], "sums": [[1683, 1617, 1650]]}
+    rows = zkd("run", "numpy.size", "--dataset", "partly", "--columns", "v", "-o", "json")
+    assert sum(json.loads(rows.out)) == 100
+    some = zkd("run", "numpy.size", "--dataset", "partly", "--columns", "v", "--part", "3", "--part", "0", "-o", "json")
+    assert json.loads(some.out) == [json.loads(rows.out)[3], json.loads(rows.out)[0]]
+    bad = zkd("run", "numpy.size", "--dataset", "partly", "--columns", "w")
+    assert bad.code != 0
+    assert "expected a column of partly@1, k, v, got 'w'" in bad.err
+    assert zkd("run", "numpy.size", "--columns", "v").code != 0
+
+
 def test_run_reads_and_writes_files(zkd: Zkd, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.eye(40) * 2)
     (tmp_path / "b.json").write_text(json.dumps([1.0] * 40))

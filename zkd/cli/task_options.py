@@ -74,8 +74,32 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
         "speculative",
         {"is_flag": True, "help": "A second copy may run beside one that is late."},
     ),
+    "dataset": (
+        ("--dataset",),
+        "dataset",
+        {"metavar": "NAME", "help": "On each part of NAME or NAME@VERSION, where it is; the values are a list."},
+    ),
+    "columns": (("--columns",), "columns", {"metavar": "A,B", "help": "Of the dataset: arrays that come before ARGS."}),
+    "parts": (
+        ("--part", "parts"),
+        "parts",
+        {"type": int, "multiple": True, "metavar": "N", "help": "Of the dataset: only this part; may be given again."},
+    ),
+    "combine": (
+        ("--combine",),
+        "combine",
+        {"metavar": "KERNEL", "help": "Make one value of the list of all parts' values."},
+    ),
     "ttl": (("--ttl",), "ttl_s", {"type": float, "metavar": "S", "help": "Keep the result for so long."}),
 }
+
+
+def _field(name: str, value: Any) -> Any:
+    if name == "labels":
+        return read_labels(value)
+    if name == "columns":
+        return [column.strip() for column in value.split(",")]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,9 +111,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, (_, field, _) in _OPTIONS.items():
             value = given.pop(name)
             if value is not None and value != () and value is not False:
-                options[field] = (
-                    read_labels(value) if name == "labels" else list(value) if isinstance(value, tuple) else value
-                )
+                options[field] = _field(name, value)
         given["args"] = [read_argument(arg) for arg in given["args"]]
         given["kwargs"] = read_named(given.pop("named"))
         return command(*positional, options=options, **given)

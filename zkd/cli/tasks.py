@@ -50,6 +50,7 @@ async def run_command(
       zkd run numpy.sum '[1, 2, 3]'
       zkd run numpy.linspace 0 1 -k num=5
       zkd run numpy.linalg.solve @a.npy @b.npy -O x.npy
+      zkd run moments --dataset digits --columns x --combine combine_moments
 
     Interrupting it (Ctrl-C) cancels the task.
     """

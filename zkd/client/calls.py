@@ -260,7 +260,7 @@ class Calls:
             "combine": combine,
         }
         task = self._box.new_id()
-        text = await self._encode(kernel, args, kwargs, fields, ahead=PART_AHEAD_BYTES)
+        text = await self._encode(kernel, args, kwargs, fields)
         decode_task(text)  # what is wrong with it is an error of this line
         result = await self._ended(task, text)
         try:
@@ -285,14 +285,10 @@ class Calls:
     # --- encoding -----------------------------------------------------------------------------------
 
     async def _encode(
-        self,
-        kernel: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        fields: dict[str, Any],
-        ahead: int = TASK_BYTES_MAX // 2,
+        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]
     ) -> bytes:
-        """The task as JSON; arrays of `ahead` bytes and more, all together, are sent ahead and referred to."""
+        """The task as JSON; arrays too large for a znode, or for one for each part, are sent ahead and referred to."""
+        ahead = PART_AHEAD_BYTES if fields.get("dataset") else TASK_BYTES_MAX // 2
         if sum(map(_size, (*args, *kwargs.values()))) < ahead:
             text = encode(Task(kernel, *_arguments(args, kwargs), **fields))
             if len(text) <= TASK_BYTES_MAX:
