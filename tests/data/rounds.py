@@ -49,6 +49,7 @@ GOING = [
     "rmdir segments.trash/<id>",
 ]
 ROTTEN = ["rename segments/<id> segments.bad/<id>", "fsync segments.bad"]
+REMEMBERING = ["open segments.tmp", "fsync segments.tmp", "replace segments.tmp segments.tree", "fsync ."]
 SAYING = ["tree.set holdings/<name>/<any>", "tree.create holdings/<name>/<any>", "tree.multi control/ring"]
 WRITING = [
     "tree.create datasets/<name>/writers/<any>",
@@ -146,7 +147,7 @@ class Rounds:
 
     async def of_repair(self) -> None:
         """A node comes back with an empty disk, and blows while it fetches its parts."""
-        victim = self.choose([*ARRIVING, *SAYING], occurrences=8, is_set=False)
+        victim = self.choose([*ARRIVING, *SAYING, *REMEMBERING], occurrences=8, is_set=False)
         victim.kill()
         for place in ("segments", "segments.incoming", "segments.trash", "segments.bad"):
             shutil.rmtree(victim.data_dir / place, ignore_errors=True)
@@ -285,7 +286,9 @@ class Rounds:
     def choose(self, labels: list[str], *, occurrences: int, is_set: bool = True) -> Member:
         label, when = self.least(labels)
         victim = self.dice.choice(list(self.site.nodes.values()))
-        self.chosen = (label, self.dice.randint(1, self.dice.randint(1, occurrences)), when, self.dice.random() < 0.4)
+        rare = label in REMEMBERING or label in ROTTEN or label.startswith("tree.")
+        occurrence = self.dice.randint(1, 2 if rare else self.dice.randint(1, occurrences))
+        self.chosen = (label, occurrence, when, self.dice.random() < 0.4)
         if is_set:
             self.arm(victim)
         return victim

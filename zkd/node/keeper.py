@@ -29,6 +29,7 @@ from zkd.paths import NodeId, Paths
 from zkd.records import Node
 from zkd.settings import Data
 from zkd.store import SegmentStore
+from zkd.store.segment_files import sync_directory
 from zkd.zk import Session, State
 
 if TYPE_CHECKING:
@@ -216,8 +217,12 @@ class Keeper:
             known = self._remembered.read_text() if self._remembered.exists() and not is_empty else None
             if known is None:
                 half_written = self._remembered.with_suffix(".tmp")
-                half_written.write_text(tree)
+                with half_written.open("w") as file:
+                    file.write(tree)
+                    file.flush()
+                    os.fsync(file.fileno())  # half of a name would be another tree's, for ever
                 os.replace(half_written, self._remembered)
+                sync_directory(self._remembered.parent)
                 return tree
         except OSError as error:
             self._log.warning("tree.not_remembered", error=str(error))
