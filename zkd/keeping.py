@@ -83,9 +83,9 @@ class Keeping:
 
     def _changed(self, segment_id: str) -> None:
         """A segment came or went."""
-        self.keeper.look()
         self.holdings.look()
         if not self._store.has(segment_id):
+            self.keeper.look()
             self.lookup.forget(segment_id)
 
     def _damaged(self, segment_id: str, why: str) -> None:

@@ -15,7 +15,7 @@ writing, and everything that stands in the tree could be read, for an hour.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -147,22 +147,39 @@ class Witnesses:
     """Who holds what, by what nodes say that are here now."""
 
     def __init__(self, holdings: Mapping[str, Mapping[NodeId, Held]], live: Mapping[NodeId, str]) -> None:
-        self._holdings = holdings
+        self._holdings = {name: dict(held) for name, held in holdings.items()}
         self._live = live  # node -> incarnation
+        # (dataset, version) -> node -> bits. As bytes: a shift of a long number copies all of it.
+        self._bits: dict[tuple[str, int], dict[NodeId, bytes]] = {}
 
     def holders(self, places: Iterable[Place]) -> set[NodeId]:
         """The nodes here that say to hold one of these. One that came anew may not have looked yet."""
-        return {
-            node
-            for place in places
-            for node, held in self._holdings.get(place.name, {}).items()
-            if node in self._live and held.has(place.version, place.part)
-        }
+        found: set[NodeId] = set()
+        for place in places:
+            at, bit = place.part >> 3, 1 << (place.part & 7)
+            for node, data in self._said(place.name, place.version).items():
+                if at < len(data) and data[at] & bit:
+                    found.add(node)
+        return found
 
     def vouches(self, node: NodeId, place: Place) -> bool:
         """Whether this node says so in the life that it is in."""
         held = self._holdings.get(place.name, {}).get(node)
-        return held is not None and self._live.get(node) == held.incarnation and held.has(place.version, place.part)
+        if held is None or self._live.get(node) != held.incarnation:
+            return False
+        data = self._said(place.name, place.version).get(node, b"")
+        return place.part >> 3 < len(data) and bool(data[place.part >> 3] >> (place.part & 7) & 1)
+
+    def _said(self, name: str, version: int) -> dict[NodeId, bytes]:
+        said = self._bits.get((name, version))
+        if said is None:
+            said = {}
+            for node, held in self._holdings.get(name, {}).items():
+                bits = held.parts.get(version, 0)
+                if bits and node in self._live:
+                    said[node] = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+            self._bits[name, version] = said
+        return said
 
     @property
     def live(self) -> Set[NodeId]:
@@ -301,11 +318,6 @@ class Keeping:
     def purge_refused(self, segment: SegmentId) -> None:
         """A witness did not find it good, or could not be asked: its grace begins anew."""
         self._trashed_at.pop(segment, None)
-
-
-def fairly(fetches: Sequence[Fetch], in_flight: Set[SegmentId], at_once: int) -> list[Fetch]:
-    """What of it to begin now, beside what is on its way already."""
-    return [each for each in fetches if each.segment not in in_flight][: max(0, at_once - len(in_flight))]
 
 
 class Bucket:

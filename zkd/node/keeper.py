@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd.core.atlas import Atlas
-from zkd.core.keeping import Bucket, Command, Fetch, Keeping, Purge, Restore, Survey, Trash, Witnesses, fairly, survey
+from zkd.core.keeping import Bucket, Command, Fetch, Keeping, Purge, Restore, Survey, Trash, Witnesses, survey
 from zkd.errors import BadRecord, DataDamaged, DataUnavailable, ZooKeeperError
 from zkd.manifests import SegmentRef
 from zkd.paths import NodeId, Paths
@@ -39,13 +40,16 @@ if TYPE_CHECKING:
 
 FETCHES_AT_ONCE = 4
 PURGES_AT_ONCE = 2
+TRASHES_AT_ONCE = 100  # each syncs two directories
 GATHER_S = 0.05  # changes come in swarms
 IDLE_S = 30.0  # between looks when nothing is known to have changed and nothing waits for its time
 PEERS_S = 1.0  # between reads of who is here, while that matters; a large cluster takes longer
 PEERS_A_SECOND = 200
 VERIFY_S = 600.0  # for another node to read a segment
 DISK_S = 5.0  # before the next try when the disk takes no more
-TOUCHED_INLINE = 5_000  # segments to decide about, or to survey, before that goes to a thread
+PARTS_INLINE = 5_000  # more to survey go to a thread,
+TOUCHED_INLINE = 20_000  # and so do more segments to decide about, times the nodes that may have them
+DECIDING_SHARE = 0.1  # of the time, at most
 REMEMBERED = "segments.tree"
 
 
@@ -92,19 +96,21 @@ class Keeper:
         self._is_stranger = False
         self._known_tree: str | None = None
         self._is_disk_full = False
-        self.missing = 0
-        self.surplus = 0
+        self._fetches: deque[tuple[Fetch, SegmentRef]] = deque()  # what was decided, and is not begun
+        self._purges: deque[Purge] = deque()
         self.repaired = 0
         self.repaired_bytes = 0
         self.purged = 0
 
     def counts(self) -> dict[str, int]:
         """How many segments are in which state, for people."""
+        here = self._store.ids()
+        wanted: Set[str] = self._survey[1].wanted.keys() if self._survey is not None else set()
         return {
-            "here": len(self._store.ids()),
-            "missing": self.missing,
+            "here": len(here),
+            "missing": len(wanted - here),
             "repairing": len(self._fetching),
-            "surplus": self.surplus,
+            "surplus": len(here - wanted),
             "trashed": len(self._trashed),
         }
 
@@ -127,11 +133,13 @@ class Keeper:
         self._trashed = set(await self._store.trashed())
         async with session(self._tls) as http, asyncio.TaskGroup() as group:
             while True:
+                began = self._now()
                 wait_s = await self._round(group, http)
+                took_s = self._now() - began
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._wake.wait()
-                await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(max(GATHER_S, took_s / DECIDING_SHARE))
                 self._wake.clear()
 
     async def _round(self, group: asyncio.TaskGroup, http: aiohttp.ClientSession) -> float:
@@ -141,9 +149,8 @@ class Keeper:
         if self._is_settled() and self._known_tree != self._tree() != "":
             # Before anything lies here: later it would be too late to tell another tree from ours.
             self._known_tree = await asyncio.to_thread(self._known, self._tree(), not here and not self._trashed)
-        self.missing = len(survey.wanted.keys() - here)
-        self.surplus = len(here - survey.wanted.keys())
-        if not (self.missing or self.surplus or self._trashed):
+        touched = len(survey.wanted.keys() ^ here) + len(self._trashed)
+        if not touched:
             self._keeping.rest()
             return IDLE_S
         try:
@@ -163,7 +170,7 @@ class Keeper:
         self._failed, self._refused = [], []
         grace_s = self._settings().grace_s
         trashed = frozenset(self._trashed)
-        if len(here) + len(survey.wanted) < TOUCHED_INLINE:
+        if touched * len(self._peers) < TOUCHED_INLINE:
             commands = self._keeping.decide(survey, here, trashed, witnesses, now, grace_s, is_sure=is_sure)
         else:
             commands = await asyncio.to_thread(
@@ -184,7 +191,7 @@ class Keeper:
         )
         if self._survey is None or self._survey[0] != mark:
             parts = sum(len(each.parts) for dataset in atlas.datasets.values() for each in dataset.editions.values())
-            if parts < TOUCHED_INLINE:
+            if parts < PARTS_INLINE:
                 self._survey = mark, survey(atlas, self._node)
             else:
                 self._survey = mark, await asyncio.to_thread(survey, atlas, self._node)
@@ -238,8 +245,12 @@ class Keeper:
     async def _carry_out(
         self, commands: list[Command], survey: Survey, group: asyncio.TaskGroup, http: aiohttp.ClientSession
     ) -> None:
-        fetches = [each for each in commands if isinstance(each, Fetch)]
-        for command in commands:
+        restores = [each for each in commands if isinstance(each, Restore)]
+        moves: list[Restore | Trash] = [
+            *restores,
+            *[each for each in commands if isinstance(each, Trash)][:TRASHES_AT_ONCE],
+        ]
+        for command in moves:
             try:
                 if isinstance(command, Restore):
                     self._log.info("segment.restored", segment=command.segment)
@@ -248,22 +259,37 @@ class Keeper:
                         await self._store.remove(command.segment)
                     elif await self._store.restore(command.segment):
                         await self._store.verify(command.segment)  # nobody has looked at it while it lay there
-                elif isinstance(command, Trash):
+                else:
                     self._log.info("segment.trashed", segment=command.segment)
                     await self._store.trash(command.segment)
                     self._trashed.add(command.segment)
             except (OSError, DataUnavailable) as error:
                 self._log.warning("segment.not_moved", segment=command.segment, error=str(error))
-        purges = [each for each in commands if isinstance(each, Purge) and each.segment not in self._purging]
-        for purge in purges[: PURGES_AT_ONCE - len(self._purging)]:
-            self._purging.add(purge.segment)
-            group.create_task(self._purge(purge, http))
-        if self._now() >= self._disk_waits_until:
-            for fetch in fairly(fetches, self._fetching, FETCHES_AT_ONCE):
-                self._fetching.add(fetch.segment)
-                group.create_task(self._fetch(fetch, survey.wanted[fetch.segment].ref, http))
+        self._fetches = deque((each, survey.wanted[each.segment].ref) for each in commands if isinstance(each, Fetch))
+        self._purges = deque(each for each in commands if isinstance(each, Purge))
+        self._go_on(group, http)
 
-    async def _fetch(self, fetch: Fetch, ref: SegmentRef, http: aiohttp.ClientSession) -> None:
+    def _go_on(self, group: asyncio.TaskGroup, http: aiohttp.ClientSession) -> None:
+        """Begin what was decided, as much as may be under way at a time."""
+        while self._fetches and len(self._fetching) < FETCHES_AT_ONCE and self._now() >= self._disk_waits_until:
+            fetch, ref = self._fetches.popleft()
+            if fetch.segment not in self._fetching and not self._store.has(fetch.segment):
+                self._fetching.add(fetch.segment)
+                group.create_task(self._fetch(fetch, ref, group, http))
+        while self._purges and len(self._purging) < PURGES_AT_ONCE:
+            purge = self._purges.popleft()
+            if purge.segment not in self._purging and purge.segment in self._trashed:
+                self._purging.add(purge.segment)
+                group.create_task(self._purge(purge, group, http))
+
+    def _ended(self, group: asyncio.TaskGroup, http: aiohttp.ClientSession) -> None:
+        self._go_on(group, http)
+        if not self._fetches and not self._purges:
+            self._wake.set()
+
+    async def _fetch(
+        self, fetch: Fetch, ref: SegmentRef, group: asyncio.TaskGroup, http: aiohttp.ClientSession
+    ) -> None:
         from zkd.net.segments import fetch as fetch_segment
 
         began = self._now()
@@ -288,12 +314,12 @@ class Keeper:
             )
         finally:
             self._fetching.discard(fetch.segment)
-            self._wake.set()
+        self._ended(group, http)
 
     async def _paced(self, size: int) -> None:
         await asyncio.sleep(self._budget.spend(size, self._settings().repair_bytes_s, self._now()))
 
-    async def _purge(self, purge: Purge, http: aiohttp.ClientSession) -> None:
+    async def _purge(self, purge: Purge, group: asyncio.TaskGroup, http: aiohttp.ClientSession) -> None:
         """Delete it, if everybody who should have it has just read it whole."""
         from zkd.net.segments import verify
 
@@ -304,18 +330,23 @@ class Keeper:
                 if address is None or not await verify(http, address, token, purge.segment, VERIFY_S):
                     self._refused.append(purge.segment)
                     self._log.warning("segment.not_vouched_for", segment=purge.segment, node=name)
-                    return
-            if purge.segment in self._trashed:  # and not restored meanwhile
-                await self._store.remove(purge.segment)
-                self._trashed.discard(purge.segment)
-                self.purged += 1
-                self._log.info("segment.purged", segment=purge.segment)
+                    break
+            else:
+                await self._forget(purge.segment)
         except (DataUnavailable, OSError, TimeoutError) as error:
             self._refused.append(purge.segment)
             self._log.info("segment.not_purged", segment=purge.segment, error=str(error))
         finally:
             self._purging.discard(purge.segment)
-            self._wake.set()
+        self._ended(group, http)
+
+    async def _forget(self, segment_id: str) -> None:
+        """Delete it from the trash, unless it was taken back meanwhile."""
+        if segment_id in self._trashed:
+            await self._store.remove(segment_id)
+            self._trashed.discard(segment_id)
+            self.purged += 1
+            self._log.info("segment.purged", segment=segment_id)
 
     def _address(self, node: NodeId) -> str | None:
         peer = self._peers.get(node)
