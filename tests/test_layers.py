@@ -70,6 +70,8 @@ ONLY = {
         "zkd/cli/values.py",
     ],
     "pyarrow": ["zkd/tables/arrow_files.py"],
+    "s3fs": ["zkd/net/places.py"],
+    "botocore": ["zkd/net/places.py"],
     "rich": ["zkd/cli/"],
     "click": ["zkd/cli/", "zkd/__main__.py"],
 }

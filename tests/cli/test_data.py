@@ -78,7 +78,7 @@ def test_locate_says_the_part_and_its_nodes(zkd: Zkd, people: str) -> None:
 
 
 def test_rows_are_found_by_their_key(zkd: Zkd, people: str) -> None:
-    assert zkd("data", "get", people, "--key", "bob", "--columns", "id").out == "id\r\n2\r\n".replace("\r", "")
+    assert zkd("data", "get", people, "--key", "bob", "--columns", "id").out == "id\n2\n"
     ran = zkd("data", "get", people, "--key", "dora")
     assert (ran.code, "has no row with the key 'dora'" in ran.err) == (3, True)
 

@@ -1,14 +1,17 @@
 """Sends the parts of a new version to the nodes they belong to, until each has its quorum of durable copies.
 
-A part's segment is made in a temporary directory, sent to all of its homes at the same time and removed. A node that
-refuses, stalls or goes away is left out from then on, and the next one that would have the part takes its place. When
-the quorum is there, the slower copies get a little time; what is missing then the nodes fetch from each other.
+A part's segment is made as files in memory, or in $TMPDIR if it is large, sent to all of its homes at the same time and
+removed. A node that refuses, stalls or goes away is left out from then on, and the next one that would have the part
+takes its place. When the quorum is there, the slower copies get a little time; what is missing then nodes fetch from
+each other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +32,13 @@ if TYPE_CHECKING:
     from zkd.paths import NodeId
     from zkd.tables.partition import Partition
 
-PARTS_AT_ONCE = 4  # each lies in a temporary directory meanwhile
+# Parts on their way at the same time: a node syncs many together at the price of one.
+PARTS_AT_ONCE = 16
+PARTS_AT_ONCE_MIN = 2
+IN_FLIGHT_BYTES = 64 * 2**20  # of all of them together, as long as two are less
+# Files that live for a second are better in memory than on a disk, where making one costs more than its bytes.
+MEMORY = Path("/dev/shm")
+MEMORY_SHARE = 8  # of what is free there no more than one in so many is taken
 SLOW_S = 5.0  # a copy that takes longer, and longer than others do, is sent to another node, too
 LATE_S = 1.0  # after the quorum, and twice the time that the quorum took
 
@@ -80,22 +89,29 @@ class Sending:
 
     async def run(self) -> Parts:
         """Send all parts; their segments. `DataUnavailable` when one cannot have its quorum."""
+        from zkd.tables.columns import row_bytes
+        from zkd.tables.partition import ROW_NUMBER_BYTES
+
         partition = self._partition
         refs: list[tuple[SegmentRef, ...]] = [()] * partition.parts
-        turns = asyncio.Semaphore(PARTS_AT_ONCE)
+        largest = int(partition.counts.max()) * (row_bytes(partition.columns) + ROW_NUMBER_BYTES)
+        at_once = max(PARTS_AT_ONCE_MIN, min(PARTS_AT_ONCE, IN_FLIGHT_BYTES // max(1, largest)))
+        turns = asyncio.Semaphore(at_once)
 
-        async def one(part: int) -> None:
+        async def one(part: int, directory: Path) -> None:
             try:
-                refs[part] = (await self._part(part),)
+                refs[part] = (await self._part(part, directory),)
             finally:
                 turns.release()
 
+        where = _in_memory(at_once * largest) or self._directory
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for part in range(partition.parts):
-                    if partition.counts[part]:
-                        await turns.acquire()
-                        tasks.create_task(one(part))
+            with tempfile.TemporaryDirectory(prefix="zkd-", dir=where) as temporary:
+                async with asyncio.TaskGroup() as tasks:
+                    for part in range(partition.parts):
+                        if partition.counts[part]:
+                            await turns.acquire()
+                            tasks.create_task(one(part, Path(temporary) / str(part)))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         return tuple(refs)
@@ -105,8 +121,7 @@ class Sending:
             filled = int((self._partition.counts > 0).sum())
             self._tell(Progress(self._partition.rows, filled, self._parts_done, self._bytes_done))
 
-    async def _part(self, part: int) -> SegmentRef:
-        directory = self._directory / str(part)
+    async def _part(self, part: int, directory: Path) -> SegmentRef:
         try:
             ref = await asyncio.to_thread(self._write, part, directory)
             await self._send(part, directory, ref)
@@ -207,3 +222,13 @@ class Sending:
         except (DataUnavailable, DataDamaged) as error:
             return str(error)
         return None
+
+
+def _in_memory(size: int) -> Path | None:
+    """A file system in memory that has room for so much and a good deal more; None if there is none."""
+    try:
+        found = os.statvfs(MEMORY)
+    except OSError:
+        return None
+    is_roomy = found.f_bavail * found.f_frsize >= MEMORY_SHARE * size
+    return MEMORY if is_roomy and size <= 2 * IN_FLIGHT_BYTES and os.access(MEMORY, os.W_OK | os.X_OK) else None

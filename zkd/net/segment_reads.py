@@ -52,12 +52,12 @@ async def read_files(
     more than once to be asked more than once.
     """
     faults: list[str] = []
-    reading: _Reading | None = None
+    reading: FilesReading | None = None
     for address in addresses:
         try:
             if reading is None:
                 segment, json_size = await manifest(http, address, token, ref)
-                reading = _Reading(ref.id, segment, HEAD_BYTES + json_size, files)
+                reading = FilesReading(ref.id, segment, HEAD_BYTES + json_size, files)
             while (run := reading.missing()) is not None:
                 url = f"{address}/v1/segments/{ref.id}"
                 async with opened(http, url, token, *run) as (content, size, _):
@@ -68,7 +68,7 @@ async def read_files(
     raise DataUnavailable(f"{short(ref.id)} cannot be read: {'; '.join(faults[-8:]) or 'no node has it'}")
 
 
-class _Reading:
+class FilesReading:
     """The files of a segment that are wanted, those that are here, and how far the one is that comes now."""
 
     def __init__(self, segment_id: str, segment: Segment, head_bytes: int, files: Sequence[int]) -> None:

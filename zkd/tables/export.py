@@ -58,7 +58,7 @@ def to_csv(columns: Columns, file: IO[str]) -> None:
         else:
             elements = column.reshape(len(column), -1)
             flat |= {f"{name}.{number}": elements[:, number] for number in range(elements.shape[1])}
-    writer = csv.writer(file)
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(flat)
     for start in range(0, len(next(iter(flat.values()))), LINES):
         writer.writerows(zip(*(_cells(column[start : start + LINES]) for column in flat.values()), strict=True))

@@ -29,7 +29,7 @@ CHUNK_ROWS = 1 << 17
 CHUNK_BYTES = 64 * 2**20
 PIECE_BYTES = 4 * 2**20
 ROW_NUMBER = Column("", "<i8")
-_ROW_NUMBER_BYTES = 8
+ROW_NUMBER_BYTES = 8
 
 Numbers = npt.NDArray[np.int64]
 
@@ -110,7 +110,7 @@ class Partition:
         refuse_bad_key(columns, self._key, self._label)
         wanted = joined(self.columns, columns) if self.columns else [described(*pair) for pair in columns.items()]
         count = len(next(iter(columns.values())))
-        chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (row_bytes(wanted) + _ROW_NUMBER_BYTES)))
+        chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (row_bytes(wanted) + ROW_NUMBER_BYTES)))
         # Bad keys are found before anything of the batch is kept.
         numbers = [
             self._part_numbers(columns, start, min(start + chunk_rows, count)) for start in range(0, count, chunk_rows)
