@@ -16,7 +16,7 @@ from zkd import log as zkd_log
 from zkd.manifests import Keeper, Ring
 from zkd.node.view import View
 from zkd.paths import Paths
-from zkd.zk import Session, ensure_path
+from zkd.zk import WORLD_ALL, Acl, Perms, Session, ensure_path
 from zkd.zk.server import EmbeddedServer
 
 
@@ -219,3 +219,32 @@ async def test_large_maps_are_computed_beside_the_loop(scene: Scene) -> None:
     await scene.sees(lambda: scene.view.is_settled and scene.atlas.homes("large", 1, parts - 1), "placed")
     assert scene.atlas.homes("large", 1, parts) == ()
     assert scene.atlas.ring == Ring(1, [Keeper(f"n{number}") for number in range(10)])
+
+
+async def test_a_dataset_that_may_not_be_read_costs_no_other(scene: Scene) -> None:
+    nobody = [Acl(Perms.WRITE | Perms.ADMIN, "world", "anyone")]
+    for name in ("shut", "open"):
+        await scene.publish(*manifest(name, 1, [[segment(1)]]))
+    await scene.sees(lambda: len(scene.atlas.datasets) == 2, "both")
+    await scene.session.set_acl(scene.paths.dataset("shut"), nobody, -1)
+    await scene.view.look("shut")  # servers tell nobody of events at what he may not read
+    assert scene.atlas.refusal("shut")
+    assert not scene.atlas.datasets["shut"].is_readable
+    await scene.publish(*manifest("open", 2, [[segment(2)]]))
+    await scene.publish(*manifest("new", 1, [[segment(3)]]))
+    await scene.sees(lambda: scene.atlas.manifest("open", 2) and scene.atlas.manifest("new"), "the others")
+    assert scene.view.is_settled
+    await scene.session.set_acl(scene.paths.dataset("shut"), WORLD_ALL, -1)
+    await scene.session.set(scene.paths.dataset("shut"), b'{"current": 1}', -1)
+    await scene.sees(lambda: scene.atlas.refusal("shut") is None, "that it may be read again")
+
+
+async def test_directories_that_are_deleted_are_made_again(scene: Scene) -> None:
+    await scene.publish(*manifest("d", 1, [[segment(1)]]))
+    await scene.sees(lambda: scene.atlas.manifest("d"), "the dataset")
+    tree = scene.view.tree
+    await remove(scene.session, scene.paths.holdings)
+    await remove(scene.session, scene.paths.datasets)
+    await scene.sees(lambda: not scene.atlas.datasets and scene.view.tree not in ("", tree), "another tree")
+    await scene.publish(*manifest("d", 1, [[segment(2)]]))
+    await scene.sees(lambda: scene.atlas.manifest("d"), "a new dataset")

@@ -29,7 +29,12 @@ class Dataset:
     current: int | None = None  # None: its head cannot be read, or is not there yet
     editions: dict[int, Edition] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)  # version -> what is wrong with it
+    fault: str | None = None  # what is wrong with all of it: it may not be read
     writers: int = 0  # who are sending segments that no manifest lists yet
+
+    @property
+    def is_readable(self) -> bool:
+        return not self.refused and self.fault is None
 
     def pick(self, version: int | None) -> Edition | None:
         chosen = self.current if version is None else version
@@ -77,7 +82,9 @@ class Atlas:
         """What is wrong with a version that stands in the tree but cannot be believed."""
         dataset = self.datasets.get(name)
         chosen = dataset.current if dataset is not None and version is None else version
-        return None if dataset is None or chosen is None else dataset.refused.get(chosen)
+        if dataset is None or dataset.fault is not None:
+            return None if dataset is None else dataset.fault
+        return None if chosen is None else dataset.refused.get(chosen)
 
     def layouts(self) -> set[Layout]:
         return {

@@ -121,7 +121,7 @@ def survey(atlas: Atlas, me: NodeId) -> Survey:
         listed,
         homes,
         replicas,
-        is_readable=not any(dataset.refused for _, dataset in datasets),
+        is_readable=all(dataset.is_readable for _, dataset in datasets),
         is_written=any(dataset.writers for _, dataset in datasets),
     )
 

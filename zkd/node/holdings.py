@@ -17,7 +17,7 @@ from zkd import codec
 from zkd.core.atlas import Atlas
 from zkd.core.datasets import Held, holding
 from zkd.core.keeping import report
-from zkd.errors import NodeExists, NoNode, NotEmpty, OutcomeUnknown, SessionExpired, Unavailable, ZooKeeperError
+from zkd.errors import NoAuth, NodeExists, NoNode, NotEmpty, OutcomeUnknown, SessionExpired, Unavailable, ZooKeeperError
 from zkd.paths import NodeId, Paths, parent
 from zkd.store import SegmentStore
 from zkd.zk import Session, State, ensure_path
@@ -91,8 +91,12 @@ class Holdings:
         known = {name for name, held in self._atlas.holdings.items() if self._node in held}
         for name in sorted(said.keys() | known | self._written.keys()):
             wanted = Held(incarnation, said[name]) if name in said else None
-            if self._stands(name) != wanted:
+            if self._stands(name) == wanted:
+                continue
+            try:
                 await self._write(name, wanted)
+            except (NoAuth, NotEmpty, NodeExists) as error:  # somebody's ACL or child; the others go on
+                self._log.warning("holding.not_written", name=name, error=str(error))
 
     async def _reported(self) -> dict[str, dict[int, int]]:
         here = self._store.ids()

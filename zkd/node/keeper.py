@@ -185,7 +185,7 @@ class Keeper:
         """What is asked of this node. Made anew when a version, the map, or who writes changed."""
         atlas = self._atlas
         mark = (  # of the very objects, so that most are equal at a glance
-            [(name, dataset.writers > 0, bool(dataset.refused)) for name, dataset in atlas.datasets.items()],
+            [(name, dataset.writers > 0, dataset.is_readable) for name, dataset in atlas.datasets.items()],
             [edition for dataset in atlas.datasets.values() for edition in dataset.editions.values()],
             list(atlas.placed.values()),
         )

@@ -32,6 +32,7 @@ from zkd.core.datasets import (
 from zkd.errors import (
     AuthFailed,
     BadRecord,
+    NoAuth,
     NoNode,
     OutcomeUnknown,
     SessionClosed,
@@ -41,7 +42,7 @@ from zkd.errors import (
 )
 from zkd.manifests import Manifest, Ring
 from zkd.paths import NodeId, Paths
-from zkd.zk import Event, EventType, Session, State, Znode
+from zkd.zk import Event, EventType, Session, State, Znode, ensure_path
 
 READ_AT_ONCE = 16  # manifests and chunks: some tens of kB each, and a reply has no limit at the server
 MEND_S = 1.0  # before the next try when something is wrong that another try may not change
@@ -190,17 +191,21 @@ class View:
         """Mark what has to be read: all of it on a new connection, which replays nothing."""
         self._is_ring_dirty = self._is_tree_dirty = True
         names = await self._children(self._paths.datasets)
-        for name in self.atlas.datasets.keys() | (names if is_first else names - self.atlas.datasets.keys()):
-            if is_first or name not in names or name not in self.atlas.datasets:
+        for name in self.atlas.datasets.keys() | names:
+            known = self.atlas.datasets.get(name)
+            if is_first or known is None or known.fault or name not in names:
                 self._dirty[name] = None
         if is_first:  # any of them may have been removed and made anew while we were away
             for name, dataset in self.atlas.datasets.items():
                 self._doubted[name] = set(dataset.editions)
         held = await self._children(self._paths.holdings)
         for name in held | self.atlas.holdings.keys():
-            nodes = await self._children(f"{self._paths.holdings}/{name}") if name in held else set()
-            known = self.atlas.holdings.get(name, {}).keys()
-            for node in known | nodes if is_first else known ^ nodes:
+            try:
+                nodes = await self._children(f"{self._paths.holdings}/{name}") if name in held else set()
+            except NoAuth:
+                continue
+            said = self.atlas.holdings.get(name, {}).keys()
+            for node in said | nodes if is_first else said ^ nodes:
                 self._dirty_holdings[name, node] = None
 
     async def _children(self, path: str) -> set[str]:
@@ -216,6 +221,9 @@ class View:
         if self._is_tree_dirty:
             self._is_tree_dirty = False
             stat = await self._session.exists(self._paths.datasets)
+            if stat is None and self.is_complete:  # somebody has deleted it
+                await ensure_path(self._session, self._paths.datasets)
+                await ensure_path(self._session, self._paths.holdings)
             self.tree = "" if stat is None else f"{stat.czxid:x}.{stat.ctime:x}"
         names, self._dirty = list(self._dirty), {}
         for number, name in enumerate(names):
@@ -248,11 +256,19 @@ class View:
             self._log.warning("dataset.name_refused", name=name[:150])
             return
         try:
+            await self._read_all_of(name)
+        except NoAuth as error:  # costs this one, until the next look at everything
+            self._log.warning("dataset.forbidden", name=name, error=str(error))
+            self.atlas.datasets.setdefault(name, Dataset()).fault = str(error)
+
+    async def _read_all_of(self, name: str) -> None:
+        try:
             text = (await self._session.get(self._paths.dataset(name))).data
         except NoNode:
             self.atlas.datasets.pop(name, None)
             return
         dataset = self.atlas.datasets.setdefault(name, Dataset())
+        dataset.fault = None
         try:
             dataset.current = read_head(text).current
         except BadRecord as error:
