@@ -13,7 +13,7 @@ for, and nothing is ever unpickled. Workers and clients import this; the daemon'
 """
 
 from zkd.arrays.dtypes import BY_NAME, parse_dtype
-from zkd.arrays.files import Format, open_column, open_npy, read_npy, save_npy, write_blob
+from zkd.arrays.files import Format, from_octets, open_column, open_npy, save_npy, write_blob
 from zkd.arrays.reading import NO_FILES, from_json
 from zkd.arrays.shown import describe
 from zkd.arrays.writing import DEPTH_MAX, LIST_ELEMENTS_MAX, is_large, to_json
@@ -26,11 +26,11 @@ __all__ = [
     "Format",
     "describe",
     "from_json",
+    "from_octets",
     "is_large",
     "open_column",
     "open_npy",
     "parse_dtype",
-    "read_npy",
     "save_npy",
     "to_json",
     "write_blob",

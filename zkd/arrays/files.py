@@ -7,8 +7,10 @@ objects, a file shorter than it says.
 from __future__ import annotations
 
 import ast
+import math
 import os
 from collections.abc import Sequence
+from mmap import mmap
 from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
@@ -64,14 +66,14 @@ def open_npy(path: str | os.PathLike[str], where: str = "$") -> Array:
     return array
 
 
-def read_npy(data: bytes | bytearray | memoryview, where: str = "$") -> Array:
-    """The array in the bytes of an npy file, without a copy. Raises `BadRecord`."""
-    dtype, shape, order, offset = _npy_header(bytes(data[: 12 + HEADER_BYTES_MAX]), where)
-    expected = byte_count(shape, dtype, where)
-    if len(data) - offset != expected:
-        raise BadRecord(where, f"expected {expected} bytes after the npy header, got {len(data) - offset}")
-    array: Array = np.frombuffer(data, dtype, offset=offset) if expected else np.empty(0, dtype)
-    array = array.reshape(shape, order=order) if expected else np.empty(shape, dtype)
+def from_octets(
+    data: bytes | bytearray | mmap, dtype: str, shape: tuple[int, ...], offset: int, where: str = "$"
+) -> Array:
+    """The array in the bytes of an npy file whose header was compared before, without a copy. Raises `BadRecord`."""
+    count = math.prod(shape)
+    array: Array = np.frombuffer(data, dtype, count, offset) if count else np.empty(0, dtype)
+    array = array.reshape(shape)
+    array.flags.writeable = False
     refuse_bad_elements(array, where)
     return array
 

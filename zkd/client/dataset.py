@@ -19,7 +19,7 @@ from zkd.core.placement import hash_key, part_of
 from zkd.errors import BadRecord, BadRows, DataDamaged, DatasetNotFound, DataUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from zkd.client.copies import Homes, Scene
     from zkd.client.datasets import Plane
@@ -191,7 +191,7 @@ class Dataset:
 
         self._expect_part(number)
         chosen = self._chosen(columns)
-        pieces = [await self._segment(number, ref, chosen) for ref in self.segments[number]]
+        pieces = [await self._segment(number, ref, chosen, is_mapped=True) for ref in self.segments[number]]
         rows, arrays = await asyncio.to_thread(merged, [column for _, column in chosen], pieces)
         return Part(number, rows, arrays)
 
@@ -205,26 +205,34 @@ class Dataset:
             numbers = sorted(set(parts))
             for number in numbers:
                 self._expect_part(number)
-            found = await self._all(numbers, chosen, None)
+            found: list[tuple[Numbers, Columns]] = []
+
+            async def keep(piece: tuple[Numbers, Columns]) -> None:
+                found.append(piece)
+
+            await self._all(numbers, chosen, keep)
             return (await asyncio.to_thread(merged, plain, found))[1]
         table = await asyncio.to_thread(Assembly, self.rows, plain)
-        await self._all(range(self.parts), chosen, table.put)
+
+        async def add(piece: tuple[Numbers, Columns]) -> None:
+            if table.add(piece):
+                await asyncio.to_thread(table.place)
+
+        await self._all(range(self.parts), chosen, add)
         return await asyncio.to_thread(table.finish)
 
     async def _all(
-        self, parts: Iterable[int], chosen: list[tuple[int, Column]], put: Any
-    ) -> list[tuple[Numbers, Columns]]:
-        """Every segment of these parts, given to `put` or in a list."""
-        found: list[tuple[Numbers, Columns]] = []
+        self,
+        parts: Iterable[int],
+        chosen: list[tuple[int, Column]],
+        take: Callable[[tuple[Numbers, Columns]], Awaitable[None]],
+    ) -> None:
+        """Every segment of these parts, as they come."""
         turns = asyncio.Semaphore(2 * self._plane.reads_at_once)  # tasks; the reading itself is bounded by less
 
         async def one(part: int, ref: SegmentRef) -> None:
             try:
-                piece = await self._segment(part, ref, chosen)
-                if put is None:
-                    found.append(piece)
-                else:
-                    await asyncio.to_thread(put, piece[0], piece[1])
+                await take(await self._segment(part, ref, chosen, is_mapped=False))
             finally:
                 turns.release()
 
@@ -237,18 +245,19 @@ class Dataset:
                         tasks.create_task(one(part, ref))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        return found
 
-    async def _segment(self, part: int, ref: SegmentRef, columns: list[tuple[int, Column]]) -> tuple[Numbers, Columns]:
+    async def _segment(
+        self, part: int, ref: SegmentRef, columns: list[tuple[int, Column]], *, is_mapped: bool
+    ) -> tuple[Numbers, Columns]:
+        reading = self._plane.reading
         scene, homes = await self._look()
+        sources = scene.sources(self.version, part, homes[part])
         try:
-            return await self._plane.reading.segment(
-                scene, scene.sources(self.version, part, homes[part]), ref, columns
-            )
+            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped)
         except DataUnavailable:
             scene, homes = await self._look(anew=True)  # copies may have moved since we looked
             sources = scene.sources(self.version, part, homes[part])
-            return await self._plane.reading.segment(scene, sources, ref, columns)
+            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped)
 
     def _chosen(self, names: Sequence[str] | None) -> list[tuple[int, Column]]:
         """These columns, each with the number of its file."""

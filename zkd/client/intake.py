@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PARTS_MIN = 64
 PARTS_A_NODE = 100  # copies of parts that each node has, so that shares even out
-PART_BYTES = 2**20  # smaller ones are not worth a segment each,
+PART_BYTES = 4 * 2**20  # smaller ones are not worth a segment each,
 PART_BYTES_SMALL = 16 * 2**10  # unless there would be too few to keep all processors busy
 BUFFER_BYTES_MAX = 2**30
 PEEK_BYTES_MAX = 256 * 2**20  # of a stream are read before it is decided how many parts there are

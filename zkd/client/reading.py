@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from mmap import PROT_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,14 @@ from zkd.client.race import Pace, first_good
 from zkd.errors import BadRecord, DataDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import aiohttp
 
     from zkd.client.copies import Scene
     from zkd.manifests import Column, Segment, SegmentRef
     from zkd.paths import NodeId
+    from zkd.store.segment_checks import SegmentReader
     from zkd.tables.columns import Columns
     from zkd.tables.partition import Numbers
 
@@ -36,49 +38,61 @@ class Reading:
         self._token = token
         self._pace = Pace()
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
-        self._good: set[tuple[Path, int, int]] = set()  # local files that were checked, and when they last changed
+        self._good: set[tuple[Path, int, int, int]] = set()  # local files that were checked, as they were then
 
     async def segment(
-        self, scene: Scene, sources: Sequence[NodeId], ref: SegmentRef, columns: Sequence[tuple[int, Column]]
+        self,
+        scene: Scene,
+        sources: Sequence[NodeId],
+        ref: SegmentRef,
+        columns: Sequence[tuple[int, Column]],
+        *,
+        is_mapped: bool,
     ) -> tuple[Numbers, Columns]:
         """The numbers of the segment's rows and these of its columns, each with the number of its file, from 1.
 
+        What lies here is mapped if `is_mapped`, which costs a file descriptor for each, or else read.
         Raises `DataUnavailable` if nobody has them.
         """
         async with self._turns:
             for node in sources:
                 directory = scene.local(node)
                 if directory is not None:
-                    found = await asyncio.to_thread(self._mapped, directory / ref.id, ref, columns)
+                    found = await asyncio.to_thread(self._local, directory / ref.id, ref, columns, is_mapped)
                     if found is not None:
                         return found
             return await self._fetched(scene, sources, ref, columns)
 
     # --- Here ---------------------------------------------------------------------------------------------
 
-    def _mapped(
-        self, directory: Path, ref: SegmentRef, columns: Sequence[tuple[int, Column]]
+    def _local(
+        self, directory: Path, ref: SegmentRef, columns: Sequence[tuple[int, Column]], is_mapped: bool
     ) -> tuple[Numbers, Columns] | None:
-        """Memory maps of a node's own files; None if they are not there, not for us to read, or not good."""
-        from zkd.arrays import open_npy
+        """From a node's own files; None if they are not there, not for us to read, or not good."""
         from zkd.store.segment_checks import SegmentReader, read_segment
-        from zkd.store.segment_files import file_name
 
         try:
             segment = read_segment(directory, ref.id)
-            _expect(segment, columns)
             with SegmentReader(directory, ref.id, segment) as reader:
-                for number in (0, *(number for number, _ in columns)):
-                    stat = os.stat(directory / file_name(number))
-                    mark = (directory / file_name(number), stat.st_mtime_ns, stat.st_ctime_ns)
-                    if mark not in self._good:
-                        for block in range(len(segment.files[number].blocks)):
-                            reader.block(number, block)
-                        self._good.add(mark)
-            rows = open_npy(directory / file_name(0))
-            return rows, {column.name: open_npy(directory / file_name(number)) for number, column in columns}
+                take = self._mapped if is_mapped else _read
+                files = {number: take(reader, directory, segment, number) for number in _numbers(columns)}
+            return _arrays(segment, files, columns)
         except (DataDamaged, BadRecord, OSError):
             return None
+
+    def _mapped(self, reader: SegmentReader, directory: Path, segment: Segment, number: int) -> bytes | mmap:
+        """A map of a file, after its bytes were compared since it last changed."""
+        from zkd.store.segment_files import file_name
+
+        path = directory / file_name(number)
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            mark = (path, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+            if mark not in self._good:
+                for block in range(len(segment.files[number].blocks)):
+                    reader.block(number, block)
+                self._good.add(mark)
+            return mmap(file.fileno(), 0, prot=PROT_READ)
 
     # --- From afar ----------------------------------------------------------------------------------------
 
@@ -88,7 +102,7 @@ class Reading:
         from zkd.net.segment_reads import read_files
 
         token = await self._token()
-        files = [0, *(number for number, _ in columns)]
+        files = _numbers(columns)
 
         async def ask(node: NodeId) -> tuple[Numbers, Columns]:
             address = scene.address(node)
@@ -99,16 +113,36 @@ class Reading:
         return await first_good(sources, ask, self._pace, ref.size, f"segment {ref.id[:12]} of {ref.rows} rows")
 
 
+def _numbers(columns: Sequence[tuple[int, Column]]) -> list[int]:
+    """The files that have them, and the one that has the numbers of the rows."""
+    return [0, *(number for number, _ in columns)]
+
+
+def _read(reader: SegmentReader, directory: Path, segment: Segment, number: int) -> bytearray:
+    """A file, compared as it is read."""
+    data = bytearray()
+    for block in range(len(segment.files[number].blocks)):
+        data += reader.block(number, block)
+    return data
+
+
 def _arrays(
-    segment: Segment, files: dict[int, bytearray], columns: Sequence[tuple[int, Column]]
+    segment: Segment, files: Mapping[int, bytes | bytearray | mmap], columns: Sequence[tuple[int, Column]]
 ) -> tuple[Numbers, Columns]:
-    from zkd.arrays import read_npy
+    """The arrays in these files, whose bytes were compared."""
+    from zkd.arrays import from_octets
+    from zkd.store.segment_files import header_of
 
     _expect(segment, columns)
     try:
-        return read_npy(files[0]), {column.name: read_npy(files[number]) for number, column in columns}
+        rows = from_octets(files[0], "<i8", (segment.rows,), len(header_of(segment, 0)))
+        arrays = {}
+        for number, column in columns:
+            shape, start = (segment.rows, *column.shape), len(header_of(segment, number))
+            arrays[column.name] = from_octets(files[number], segment.columns[number - 1].dtype, shape, start)
     except BadRecord as error:  # such as truth values of 7
         raise DataDamaged(f"a segment has bytes that are no values: {error}") from None
+    return rows, arrays
 
 
 def _expect(segment: Segment, columns: Sequence[tuple[int, Column]]) -> None:

@@ -6,7 +6,9 @@ from the first to the last came exactly once; anything else is damage, and never
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -16,37 +18,79 @@ from zkd.manifests import Column
 from zkd.tables.columns import Columns
 from zkd.tables.partition import Numbers
 
+# Pieces wait until there is so much of them, and are then put into their places together, window by window: rows of all
+# parts that are neighbours in the table. Piece by piece, every write would touch a cache line of its own.
+WAITING_BYTES = 256 * 2**20
+WINDOW_ROWS_MIN = 1 << 17
+WINDOW_ROWS_A_PIECE = 1 << 12  # so that a window is worth its slices
+THREADS = 4
+
+Piece = tuple[Numbers, Columns]
+
 
 class Assembly:
-    """A table of so many rows, numbered from 0, to be filled by `put` in any order, also from several threads."""
+    """A table of so many rows, numbered from 0, to be filled in any order.
+
+    `add` only takes notice of a piece; when it says so, `place` has to be called, in any thread.
+    """
 
     def __init__(self, rows: int, columns: Sequence[Column]) -> None:
-        self.columns: Columns = {
+        self._columns: Columns = {
             column.name: np.empty((rows, *column.shape), np.dtype(column.dtype).newbyteorder("=")) for column in columns
         }
         self._is_there = np.zeros(rows, np.bool_)
+        self._placed = 0
+        self._waiting: list[Piece] = []
+        self._waiting_bytes = 0
 
-    def put(self, rows: Numbers, columns: Columns) -> None:
-        """Put these rows where they belong. `DataDamaged` if one of them cannot be there, or is there already."""
-        if not len(rows):
+    def add(self, piece: Piece) -> bool:
+        """Take in these rows, whose numbers ascend; whether so many wait now that they should be placed."""
+        self._waiting.append(piece)
+        self._waiting_bytes += piece[0].nbytes + sum(column.nbytes for column in piece[1].values())
+        return self._waiting_bytes >= WAITING_BYTES
+
+    def place(self) -> None:
+        """Put all that waits where it belongs. `DataDamaged` if a row cannot be there."""
+        pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        rows = len(self._is_there)
+        for numbers, _ in pieces:
+            if len(numbers) and not (numbers[0] >= 0 and numbers[-1] < rows and (np.diff(numbers) > 0).all()):
+                raise DataDamaged(f"expected rows from 0 to {rows - 1}, each once and in order")
+        self._placed += sum(len(numbers) for numbers, _ in pieces)
+        window = max(WINDOW_ROWS_MIN, WINDOW_ROWS_A_PIECE * len(pieces))
+        cuts = np.arange(0, rows + window, window)
+        bounds = [np.searchsorted(numbers, cuts).tolist() for numbers, _ in pieces]
+        windows = range(len(cuts) - 1)
+        if len(windows) < THREADS:
+            self._place(pieces, bounds, windows)
             return
-        if int(rows.min()) < 0 or int(rows.max()) >= len(self._is_there):
-            raise DataDamaged(f"row {int(rows.max())}: expected rows below {len(self._is_there)}")
-        if self._is_there[rows].any() or (len(rows) > 1 and not (np.diff(rows) > 0).all()):
-            raise DataDamaged("a row is there twice")
-        self._is_there[rows] = True
-        for name, into in self.columns.items():
-            into[rows] = columns[name]
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+            for _ in threads.map(lambda first: self._place(pieces, bounds, windows[first::THREADS]), range(THREADS)):
+                pass
+
+    def _place(self, pieces: Sequence[Piece], bounds: Sequence[Sequence[int]], windows: Iterable[int]) -> None:
+        for window in windows:
+            for (numbers, columns), cut in zip(pieces, bounds, strict=True):
+                start, stop = cut[window], cut[window + 1]
+                if start == stop:
+                    continue
+                rows = numbers[start:stop]
+                self._is_there[rows] = True
+                for name, into in self._columns.items():
+                    into[rows] = columns[name][start:stop]
 
     def finish(self) -> Columns:
-        """The table. `DataDamaged` if a row is missing."""
+        """The table. `DataDamaged` if a row is missing, or was there twice."""
+        self.place()
         if not self._is_there.all():
             missing = np.flatnonzero(~self._is_there)
             raise DataDamaged(f"{len(missing)} rows are missing, the first is {int(missing[0])}")
-        return self.columns
+        if self._placed != len(self._is_there):
+            raise DataDamaged(f"{self._placed - len(self._is_there)} rows are there twice")
+        return self._columns
 
 
-def merged(columns: Sequence[Column], pieces: Iterable[tuple[Numbers, Columns]]) -> tuple[Numbers, Columns]:
+def merged(columns: Sequence[Column], pieces: Iterable[Piece]) -> Piece:
     """Some rows, such as those of a few parts, in the order of their numbers; and these numbers."""
     numbers: list[Numbers] = []
     values: dict[str, list[Array]] = {column.name: [] for column in columns}
