@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from zkd.core.placement import hash_key, part_of
 from zkd.errors import BadRows, DataDamaged
 from zkd.manifests import Column
-from zkd.tables import partition
+from zkd.tables import assemble, partition
 from zkd.tables.assemble import Assembly, merged
 from zkd.tables.columns import Columns
 from zkd.tables.partition import Partition
@@ -70,7 +70,8 @@ def test_parts_in_any_order_make_the_table_that_was_written(
         pieces = []
         for part in random.sample(range(16), 16):
             numbers, names, values = parts.whole(part)
-            whole.put(numbers, {"name": names, "x": values})
+            if whole.add((numbers, {"name": names, "x": values})):
+                whole.place()
             pieces.append((numbers, {"name": names, "x": values}))
         expected = batch_of([row for batch in batches for row in batch])
         for table in (whole.finish(), merged(parts.columns, pieces)[1]):
@@ -88,7 +89,7 @@ def test_every_plain_type_comes_back_little_endian(tmp_path: Path, kind: str, bu
         for part in range(4):
             numbers, of_part = parts.whole(part)
             assert of_part.dtype.str == np.dtype(kind).newbyteorder("<").str
-            whole.put(numbers, {"x": of_part})
+            whole.add((numbers, {"x": of_part}))
     assert (whole.finish()["x"] == values).all()
 
 
@@ -184,18 +185,48 @@ def test_batches_that_differ_are_refused(tmp_path: Path, batch: Any, says: str) 
 COLUMNS = [Column("x", "<i8")]
 
 
-def test_a_table_with_holes_or_doubles_is_damage() -> None:
+@pytest.mark.parametrize(
+    ("pieces", "says"),
+    [
+        ([[0, 2]], "1 rows are missing, the first is 1"),
+        ([[0, 1, 2], [1]], "1 rows are there twice"),
+        ([[0, 1], [1, 2]], "1 rows are there twice"),
+        ([[0, 1, 1, 2]], "each once and in order"),
+        ([[0, 2, 1]], "each once and in order"),
+        ([[0, 1, 2, 3]], "expected rows from 0 to 2"),
+        ([[-1, 0, 1]], "expected rows from 0 to 2"),
+    ],
+)
+def test_a_table_with_holes_or_doubles_is_damage(pieces: list[list[int]], says: str) -> None:
     table = Assembly(3, COLUMNS)
-    table.put(np.array([0, 2]), {"x": np.array([5, 7])})
-    with pytest.raises(DataDamaged, match="1 rows are missing, the first is 1"):
+    for rows in pieces:
+        table.add((np.array(rows), {"x": np.array(rows)}))
+    with pytest.raises(DataDamaged, match=says):
         table.finish()
-    for rows in ([2], [1, 1], [3], [-1]):
-        with pytest.raises(DataDamaged):
-            table.put(np.array(rows), {"x": np.zeros(len(rows), np.int64)})
-    table.put(np.array([1]), {"x": np.array([6])})
-    assert table.finish()["x"].tolist() == [5, 6, 7]
+
+
+def test_parts_with_a_row_twice_are_damage() -> None:
     with pytest.raises(DataDamaged, match="twice"):
         merged(COLUMNS, [(np.array([1]), {"x": np.array([1])})] * 2)
+
+
+@pytest.mark.parametrize("waiting_bytes", [1, 100_000, 1 << 30])
+def test_rows_find_their_places_however_many_wait(monkeypatch: pytest.MonkeyPatch, waiting_bytes: int) -> None:
+    monkeypatch.setattr(assemble, "WAITING_BYTES", waiting_bytes)
+    monkeypatch.setattr(assemble, "WINDOW_ROWS_MIN", 1000)
+    monkeypatch.setattr(assemble, "WINDOW_ROWS_A_PIECE", 10)
+    part_of_row = np.random.default_rng(1).integers(0, 16, 20_001)
+    table = Assembly(20_001, [Column("x", "<i8"), Column("v", "<f4", [2])])
+    placed = 0
+    for part in range(16):
+        rows = np.flatnonzero(part_of_row == part)
+        if table.add((rows, {"x": rows * 3, "v": np.stack([rows, -rows], 1).astype("f4")})):
+            table.place()
+            placed += 1
+    assert placed == (16 if waiting_bytes == 1 else 0 if waiting_bytes == 1 << 30 else placed)
+    found = table.finish()
+    assert np.array_equal(found["x"], 3 * np.arange(20_001))
+    assert np.array_equal(found["v"][:, 1], -np.arange(20_001).astype("f4"))
 
 
 def test_no_parts_are_an_empty_table() -> None:
