@@ -354,3 +354,15 @@ async def test_holdings_of_who_is_gone_for_good_are_swept(
     await depot.settled("a", "b")
     with pytest.raises(NoNode):
         await crew.site.user.session.get(crew.site.user.paths.holding("d", "c"))
+
+
+async def test_what_a_removal_left_when_its_node_died_goes_with_the_next_start(cut_site: Site) -> None:
+    rest = cut_site.directory / "a" / "segments.trash" / f"{'0' * 64}.going"
+    rest.mkdir(parents=True)
+    (rest / "0.npy").touch()
+    await cut_site.node("a", 1)
+
+    async def is_gone() -> bool:
+        return not rest.exists()
+
+    await until(is_gone, 5.0, "the rest is gone")

@@ -45,6 +45,7 @@ GATHER_S = 0.05  # changes come in swarms
 IDLE_S = 30.0  # between looks when nothing is known to have changed and nothing waits for its time
 PEERS_S = 1.0  # between reads of who is here, while that matters; a large cluster takes longer
 PEERS_A_SECOND = 200
+TIDY_S = 3600.0
 VERIFY_S = 600.0  # for another node to read a segment
 DISK_S = 5.0  # before the next try when the disk takes no more
 PARTS_INLINE = 5_000  # more to survey go to a thread,
@@ -132,6 +133,7 @@ class Keeper:
 
         self._trashed = set(await self._store.trashed())
         async with session(self._tls) as http, asyncio.TaskGroup() as group:
+            group.create_task(self._tidy())
             while True:
                 began = self._now()
                 wait_s = await self._round(group, http)
@@ -141,6 +143,15 @@ class Keeper:
                         await self._wake.wait()
                 await asyncio.sleep(max(GATHER_S, took_s / DECIDING_SHARE))
                 self._wake.clear()
+
+    async def _tidy(self) -> None:
+        """Remove now and then what nobody will ask for: what was damaged long ago, arrivals that nobody ended."""
+        while True:
+            try:
+                await self._store.purge(math.inf)
+            except OSError as error:
+                self._log.warning("segments.not_tidied", error=str(error))
+            await asyncio.sleep(TIDY_S)
 
     async def _round(self, group: asyncio.TaskGroup, http: aiohttp.ClientSession) -> float:
         """Decide once, and begin to do it; the seconds until there may be more to decide."""
