@@ -20,7 +20,7 @@ from tests.data.rounds import Wrong, playing
 from zkd.zk.apache import ApacheServer
 from zkd.zk.server import serve_in_thread
 
-KINDS = ("write", "repair", "client", "move", "rot", "remove")
+KINDS = ("write", "repair", "client", "move", "blackout", "rot", "remove", "remover")
 
 
 def main() -> int:

@@ -49,7 +49,7 @@ _TOLD = re.compile(r"/(datasets|holdings|control/ring)(/|$)")
 class Trip(Struct, frozen=True, omit_defaults=True):
     """Where it blows."""
 
-    label: str
+    label: str  # "*": at whatever boundary comes next
     occurrence: int = 1  # since the trip was set
     when: str = "before"  # before | after | torn: in the middle of a write
     power: str | None = None  # a file that gets what was not synced then
@@ -207,8 +207,9 @@ class Lit:
         with self.lock:
             self.reset()
             self.counts[label] += 1
+            self.counts["*"] += 1
             trip = self.trip
-            is_here = trip is not None and label == trip.label and self.counts[label] == trip.occurrence
+            is_here = trip is not None and trip.label in (label, "*") and self.counts[trip.label] == trip.occurrence
             if self.fuse.trace is not None:
                 self.append(self.fuse.trace, label.encode() + b"\n")
         if is_here and trip is not None and trip.when != "after":

@@ -63,6 +63,13 @@ WRITING = [
     "write zkd-<any>/<n>/1.npy",
     "rmdir zkd-<any>/<n>",
 ]
+REMOVING = [
+    "tree.multi datasets/<name>/versions/<n>",
+    "tree.delete datasets/<name>/writers",
+    "tree.delete datasets/<name>/chunks/<id>",
+    "tree.delete datasets/<name>/versions",
+    "tree.delete datasets/<name>",
+]
 HEAL_S = 60.0
 ROWS = (0, 1, 50, 3000)
 
@@ -120,30 +127,64 @@ class Rounds:
         label, when = self.least(WRITING)
         name, how, seed, rows = self.new_write(self.dice.choice(["put", "append"]))
         before = await self.versions_of(name)
-        temporary = self.site.directory / "temporary"
-        temporary.mkdir(exist_ok=True)
-        fuse = Fuse(
-            str(temporary), Trip(label, self.dice.randint(1, 4 if label.startswith("tree.create c") else 2), when)
-        )
-        client = self.site.client
-        spec = {"hosts": client.hosts, "root": client.paths.root, "name": name, "seed": seed, "rows": rows, "how": how}
-        spec["options"] = {} if how == "append" else {"parts": 4, "replicas": 2, "key": "k"}
-        done = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.data.fuse", "tests.data.writer", json.dumps(spec)),
-            cwd=ROOT,
-            env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)} | environment(fuse),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(60):
-            said, errors = await done.communicate()
-        acknowledged = int(said.split()[1]) if said.startswith(b"visible") else None
-        if done.returncode == -signal.SIGKILL:
-            self.blew("the writer", label, when)
-        elif acknowledged is None:
-            raise Wrong(f"the writer failed: {errors.decode(errors='replace')[-3000:]}")
-        shutil.rmtree(temporary)  # what a dead program leaves in its $TMPDIR is for the machine to sweep
+        options = {} if how == "append" else {"parts": 4, "replicas": 2, "key": "k"}
+        occurrence = self.dice.randint(1, 4 if "chunks" in label else 2)
+        acknowledged = await self.run_writer(Trip(label, occurrence, when), name, how, options, seed, rows)
         await self.see(name, how, seed, rows, before, acknowledged)
+
+    async def of_remover(self) -> None:
+        """The program that removes a dataset or a version blows."""
+        if not self.truth:
+            return
+        name, version = self.dice.choice(list(self.truth))
+        others = {each for each in self.truth if each[0] == name and each[1] != version}
+        whole = not others or self.dice.random() < 0.5
+        going = {(name, version), *(others if whole else ())}
+        label, when = self.least(REMOVING)
+        self.site.known -= {each for each, place in (await self.site.listed()).items() if place[0] == name}
+        options = {} if whole else {"version": version}
+        acknowledged = await self.run_writer(Trip(label, 1, when), name, "remove", options)
+        left = {(name, each) for each in await self.versions_of(name)}
+        self.tell(f"remove {name}@{'*' if whole else version}: acknowledged {acknowledged}, left {sorted(left)}")
+        if left & going and (acknowledged is not None or not going <= left):
+            raise Wrong(f"{sorted(left & going)} of {sorted(going)} are left")
+        for each in going - left:
+            del self.truth[each]
+        self.site.known |= set(await self.site.listed())
+
+    async def of_blackout(self) -> None:
+        """All nodes lose their power while they are sent parts."""
+        victim = self.choose(ARRIVING, occurrences=8)
+        label, occurrence, when, _ = self.chosen
+        victim.arm(label, occurrence, when, is_power_cut=True)
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(self.put_blind())
+            while victim.is_running and not writing.done():
+                await asyncio.sleep(0.005)
+            for node in self.site.nodes.values():
+                if node.is_running:
+                    node.arm("*", 1, "before", is_power_cut=True)
+            await asyncio.sleep(0.3)
+            for node in self.site.nodes.values():
+                node.kill()
+                node.disarm()
+                self.report.power_cuts += bool(node.cut_power(self.seed + self.count))
+            self.blew("everybody", label, when)
+            for node in self.site.nodes.values():
+                node.start()
+        await until(lambda: is_up(self.site), 30.0)
+        await self.see(*writing.result())
+
+    async def put_blind(self) -> tuple[str, str, int, int, set[int], int | None]:
+        """A write that may fail for good reasons: what it was, and what was acknowledged."""
+        name, how, seed, rows = self.new_write("put")
+        before = await self.versions_of(name)
+        try:
+            made = await self.site.client.datasets.put(name, table(seed, rows), key="k", parts=4, replicas=2)
+        except DataUnavailable as error:
+            self.tell(f"put {name}: {error}")
+            return name, how, seed, rows, before, None
+        return name, how, seed, rows, before, made.version
 
     async def of_repair(self) -> None:
         """A node comes back with an empty disk, and blows while it fetches its parts."""
@@ -218,6 +259,32 @@ class Rounds:
         is_new = how == "put" or not names
         name = f"d{self.count}" if is_new else self.dice.choice(names)
         return name, "put" if is_new else "append", self.seed * 1000 + self.count, self.dice.choice(ROWS[is_new:])
+
+    async def run_writer(
+        self, trip: Trip, name: str, how: str, options: dict[str, object], seed: int = 0, rows: int = 0
+    ) -> int | None:
+        """A program that blows; what it acknowledged, if it came so far."""
+        temporary = self.site.directory / "temporary"
+        temporary.mkdir(exist_ok=True)
+        client = self.site.client
+        spec = {"hosts": client.hosts, "root": client.paths.root, "name": name, "seed": seed, "rows": rows, "how": how}
+        done = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.data.fuse", "tests.data.writer", json.dumps({**spec, "options": options})),
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+            | environment(Fuse(str(temporary), trip)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            said, errors = await done.communicate()
+        acknowledged = int(said.split()[1]) if said.startswith(b"visible") else None
+        if done.returncode == -signal.SIGKILL:
+            self.blew("the writer", trip.label, trip.when)
+        elif acknowledged is None:
+            raise Wrong(f"the writer failed: {errors.decode(errors='replace')[-3000:]}")
+        shutil.rmtree(temporary)  # what a dead program leaves in its $TMPDIR is for the machine to sweep
+        return acknowledged
 
     async def put_and_see(self, how: str) -> None:
         name, how, seed, rows = self.new_write(how)

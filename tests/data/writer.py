@@ -1,4 +1,4 @@
-"""A program that puts or appends a table, to be killed while it does: `python -m tests.data.writer JSON`."""
+"""A program that puts, appends or removes a table, to be killed while it does: `python -m tests.data.writer JSON`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from zkd.client import Client
 
 async def write(hosts: str, root: str, name: str, seed: int, rows: int, how: str, options: dict[str, Any]) -> int:
     async with Client(hosts, root, session_timeout_s=2.0) as client:
+        if how == "remove":
+            await client.datasets.rm(name, **options)
+            return 0
         if how == "append":
             return (await client.datasets.append(name, pieces(seed, rows))).version
         return (await client.datasets.put(name, pieces(seed, rows), **options)).version
