@@ -28,6 +28,8 @@ from zkd.zk import Session
 if TYPE_CHECKING:
     import ssl
 
+TIDY_S = 600.0  # between looks for what transfers and removals have left that were not finished
+
 
 class Keeping:
     """`store` tells nobody of its changes before this is made."""
@@ -77,6 +79,15 @@ class Keeping:
         async with asyncio.TaskGroup() as group:
             for part in (self.view, self.keeper, self.holdings, self.scrubber):
                 group.create_task(part.run())
+            group.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        while True:
+            try:
+                await self._store.tidy()
+            except OSError as error:
+                self._log.warning("segments.not_tidied", error=str(error))
+            await asyncio.sleep(TIDY_S)
 
     async def rows(self, name: str, version: int, key: str, kind: str, columns: Sequence[str]) -> bytes:
         return await self.lookup.rows(name, version, key, kind, columns)

@@ -247,6 +247,7 @@ class Rounds:
             with suppress(ZkdError):
                 await (await self.site.client.datasets.open(each)).verify()
         await self.again(victim, 6.0)
+        await self.healed(set(self.site.nodes))
         for node in self.site.nodes.values():  # older versions, and what was not read: scrubbing would find it
             for segment_id in node.lying("segments"):
                 if node.fault_of(segment_id) is not None:
@@ -333,8 +334,10 @@ class Rounds:
         record = codec.decode((await client.session.get(client.paths.node(node.name))).data, Node)
         async with session() as http:
             with suppress(DataUnavailable):
-                if await verify(http, record.address or "", token, segment_id, 30.0):
-                    raise Wrong(f"{node.name} finds {segment_id} good, which is {node.fault_of(segment_id)}")
+                is_good = await verify(http, record.address or "", token, segment_id, 30.0)
+                fault = node.fault_of(segment_id)
+                if is_good and fault is not None:
+                    raise Wrong(f"{node.name} finds {segment_id} good: {fault}")
 
     # --- Faults -----------------------------------------------------------------------------------------
 

@@ -22,7 +22,13 @@ from zkd.manifests import Keeper
 GRACE_S = 1.5
 SESSION_S = 2.0
 # Hours and minutes, in the field.
-CONSTANTS = {"zkd.core.keeping.ORPHAN_S": 1.5, "zkd.node.sweeper.ABANDONED_S": 2.0, "zkd.node.sweeper.ROUND_S": 0.5}
+CONSTANTS = {
+    "zkd.core.keeping.ORPHAN_S": 1.5,
+    "zkd.keeping.TIDY_S": 1.0,
+    "zkd.node.sweeper.ABANDONED_S": 2.0,
+    "zkd.node.sweeper.ROUND_S": 0.5,
+    "zkd.store.segments.INCOMING_KEPT_S": 6.0,
+}
 PLACES = ("segments", "segments.incoming", "segments.trash", "segments.bad")
 
 

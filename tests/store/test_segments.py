@@ -378,3 +378,16 @@ async def test_what_had_arrived_to_the_last_byte_when_its_taker_died_is_here_as_
     assert await store.received(made.id) == len(made.packed)
     assert store.has(made.id)
     assert await got(store, made.id) == made.packed
+
+
+async def test_beginnings_whose_rest_never_comes_go_some_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SegmentStore(tmp_path / "node")
+    made = make(tmp_path / "made", rows=100_000)
+    assert not await store.receive(made.id, 0, len(made.packed), in_pieces(made.packed[: 2 * BLOCK]))
+    await store.tidy()
+    assert await store.received(made.id) > BLOCK
+    monkeypatch.setattr(segments, "INCOMING_KEPT_S", 0.0)
+    await store.tidy()
+    assert not list((tmp_path / "node/segments.incoming").iterdir())
+    await put(store, made)
+    assert await got(store, made.id) == made.packed

@@ -336,13 +336,18 @@ class SegmentStore:
         purged = [name for name, age_s in (await self.trashed()).items() if age_s >= older_than_s]
         for segment_id in purged:
             await self.remove(segment_id)
+        await self.tidy()
+        return purged
+
+    async def tidy(self) -> None:
+        """Remove what nobody will want: beginnings whose rest never came, what was found bad long ago, and what is left
+        of a removal in which a former life ended."""
         await in_thread(self._io, _remove, self._bad, BAD_KEPT_S, frozenset[str]())
         await in_thread(self._io, self._unlink_rests)
         arriving = frozenset(segment_id for kind, segment_id in self._locks if kind == "receive")
         gone = await in_thread(self._io, _remove, self._incoming, INCOMING_KEPT_S, arriving)
         for segment_id in gone:
             self._intakes.pop(segment_id, None)
-        return purged
 
     def _forget(self, segment_id: str) -> None:
         self._ids.pop(segment_id, None)
