@@ -50,7 +50,7 @@ from zkd.node.sweeper import Sweeper
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.settings import Settings, address, changed, load, with_live
-from zkd.store import BlobStore, Home, SegmentStore
+from zkd.store import BlobStore, Home, SegmentCache, SegmentStore
 from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
@@ -201,7 +201,16 @@ class Daemon:
         )
         self.view = self.keeping.view
         atlas, look_up = self.view.atlas, self.view.look
-        provision = Provision(session, paths, atlas, self._segments, look_up, self._fetch_segment)
+        provision = Provision(
+            session,
+            paths,
+            atlas,
+            self._segments,
+            look_up,
+            self._fetch_segment,
+            SegmentCache(data_dir),
+            lambda: self.settings.data.stores,
+        )
         self.executor = Executor(
             session,
             paths,
@@ -458,7 +467,7 @@ class Daemon:
         from zkd.net.segments import fetch
 
         addresses = [found for node in nodes if node != self.name and (found := await self._address_of(node))]
-        async with session() as http:
+        async with session(self._data_tls) as http:
             await fetch(http, addresses, self.membership.token or "", ref, self._segments)
 
     async def _blob_url(self, node: str, blob: str) -> str | None:

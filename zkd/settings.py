@@ -184,6 +184,9 @@ class Data(Struct, frozen=True, kw_only=True):
     grace_s: Annotated[Seconds, LIVE] = 60.0
     # Bytes a second that this node fetches to mend or move copies, and reads to look for rotten ones.
     repair_bytes_s: Annotated[int, Meta(ge=2**10), _check(_size), LIVE] = 100 * 2**20
+    # file:///… and s3://… that tasks on datasets there may be given data from: these, and what is below them. Such a
+    # URL stands in the tree; a node opens none that its operator did not name.
+    stores: Annotated[list[str], LIVE] = []
     scrub_bytes_s: Annotated[int, Meta(ge=2**10), _check(_size), LIVE] = 20 * 2**20
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zkd.client import copies
+from zkd.client import at_url, copies
 from zkd.client.copies import Stat
 from zkd.client.race import Pace, first_good
 from zkd.core.placement import hash_key, part_of
@@ -63,7 +63,7 @@ class Verified:
     """What reading every copy of a version from its disk gave."""
 
     good: int  # copies of segments
-    bad: list[tuple[NodeId, int]] = field(default_factory=list)  # node and part: it has none, or a damaged one
+    bad: list[tuple[NodeId, int]] = field(default_factory=list)  # node, or URL, and part: it has none, or a damaged one
     silent: dict[NodeId, str] = field(default_factory=dict)  # nodes that did not say
 
 
@@ -111,6 +111,8 @@ class Dataset:
     async def locate(self, key: Any) -> Location:
         """The part of the rows with this key, and the nodes that it belongs to. Every node computes the same."""
         part = part_of(hash_key(self._as_key(key)), self.parts)
+        if self.manifest.store is not None:
+            return Location(part, ())
         _, homes = await self._look()
         return Location(part, homes[part])
 
@@ -125,6 +127,8 @@ class Dataset:
         part = part_of(hash_key(plain), self.parts)
         if not self.segments[part]:
             raise self._no_key(key)
+        if self.manifest.store is not None:
+            return await self._get_here(part, plain, key, [column.name for column in chosen])
         try:
             found = await self._ask_all(part, plain, chosen, await self._look())
         except DataUnavailable:
@@ -134,6 +138,15 @@ class Dataset:
         if not len(next(iter(found.values()))):
             raise self._no_key(key)
         return found
+
+    async def _get_here(self, part: int, plain: Any, key: Any, columns: list[str]) -> Columns:
+        """No node has the part ready: it is read whole, and looked through in this program."""
+        by = self.manifest.key
+        read = await self.part(part, columns=list(dict.fromkeys([*columns, *([] if by is None else [by])])))
+        found = (read.rows if by is None else read.columns[by]) == plain
+        if not found.any():
+            raise self._no_key(key)
+        return {name: read.columns[name][found] for name in columns}
 
     def _as_key(self, key: Any) -> int | str | bytes | float:
         from zkd.tables.keys import as_key
@@ -250,6 +263,8 @@ class Dataset:
         self, part: int, ref: SegmentRef, columns: list[tuple[int, Column]], *, is_mapped: bool
     ) -> tuple[Numbers, Columns]:
         reading = self._plane.reading
+        if self.manifest.store is not None:
+            return await reading.segment_at(self._plane.remote(self.manifest.store), ref, columns)
         scene, homes = await self._look()
         sources = scene.sources(self.version, part, homes[part])
         try:
@@ -279,6 +294,8 @@ class Dataset:
 
         Before a part is called lost, nodes have SAID_S to say otherwise: they report a little later than they hold.
         """
+        if self.manifest.store is not None:
+            return await at_url.stat(self._plane.remote(self.manifest.store), self.manifest, self.segments)
         sure_at = time.monotonic() + SAID_S
         while True:
             scene, homes = await self._look(anew=True)
@@ -289,6 +306,8 @@ class Dataset:
 
     async def holders(self) -> list[tuple[list[NodeId], tuple[NodeId, ...]]]:
         """For each part the nodes that say they hold it, and those that it belongs to."""
+        if self.manifest.store is not None:
+            return [([], ())] * self.parts
         scene, homes = await self._look(anew=True)
         return [(scene.holders(self.version, part), homes[part]) for part in range(self.parts)]
 
@@ -296,6 +315,9 @@ class Dataset:
         """Have every node read its copies from disk and compare them. Bad ones are out of service from then on."""
         from zkd.net.segments import verify
 
+        if self.manifest.store is not None:
+            good, bad_parts = await at_url.verify(self._plane.remote(self.manifest.store), self.segments)
+            return Verified(good, [(self.manifest.store, part) for part in bad_parts])
         scene, homes = await self._look(anew=True)
         token = await self._plane.token()
         turns = asyncio.Semaphore(VERIFIES_AT_ONCE)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zkd.client.dropbox import DropBox
     from zkd.client.editions import Draft
     from zkd.core.datasets import Parts
+    from zkd.net.remote import Remote
     from zkd.tables.partition import Partition
 
 ABANDON_S = 5.0
@@ -52,6 +53,7 @@ class Plane:
         self.reads_at_once = READS_AT_ONCE
         self._is_open = False
         self._known: tuple[float, str] | None = None
+        self._remotes: dict[str, Remote] = {}
 
     @cached_property
     def http(self) -> aiohttp.ClientSession:
@@ -63,6 +65,17 @@ class Plane:
     @cached_property
     def reading(self) -> Reading:
         return Reading(self.http, self.token)
+
+    def remote(self, url: str) -> Remote:
+        """The place at this URL. Raises `DataUnavailable` if it cannot be opened from here."""
+        from zkd.net.remote import Remote
+
+        if url not in self._remotes:
+            try:
+                self._remotes[url] = Remote(url)
+            except BadRecord as error:
+                raise DataUnavailable(str(error)) from None
+        return self._remotes[url]
 
     async def token(self) -> str:
         """What nodes ask for; read again now and then, since it may be changed."""
@@ -126,6 +139,7 @@ class Datasets:
         label: str | None = None,
         parts: int | None = None,
         replicas: int | None = None,
+        store: str | None = None,
         replace: bool = False,
         progress: Callable[[Progress], None] | None = None,
         header: bool | None = None,
@@ -138,6 +152,9 @@ class Datasets:
         shares even, fewer for small tables. `replicas` is 2 by default, or 1 on a single node. `replace` makes a new
         version of a dataset that is there. `header` and `dtypes` are for CSV files (`zkd.tables.csv_files`).
 
+        `store` has the parts lie at ``s3://bucket/prefix`` or ``file:///directory`` instead of on nodes, and takes no
+        `replicas`. Nothing there is ever removed.
+
         Iterators are advanced in a thread. More rows than memory are spilled to $TMPDIR, which needs as much room
         as they take. Raises `BadRows`, `DatasetExists`, `DataUnavailable`; nothing is to be seen then.
         """
@@ -146,14 +163,18 @@ class Datasets:
         if not replace and name in await self._editions.current():
             raise DatasetExists(f"there is a dataset {name} already; put a new version with replace, or append rows")
         scene = await copies.look(self._client, name)
-        wanted = Wanted(key, label, parts, replicas or max(1, min(2, len(scene.keepers))))
-        _expect_keepers(name, scene, wanted.replicas)
+        if store is None:
+            wanted = Wanted(key, label, parts, replicas or max(1, min(2, len(scene.keepers))))
+            _expect_keepers(name, scene, wanted.replicas)
+        else:
+            store = _expect_store(store, replicas)
+            wanted = Wanted(key, label, parts, 1)
 
         def is_free(draft: Draft) -> None:
             if draft.current is not None and not replace:
                 raise DatasetExists(f"somebody else made the dataset {name} meanwhile; nothing was changed")
 
-        return await self._make(name, source_of(data, header, dtypes), wanted, None, is_free, progress)
+        return await self._make(name, source_of(data, header, dtypes), wanted, None, store, is_free, progress)
 
     async def append(
         self, name: str, data: Any, *, progress: Callable[[Progress], None] | None = None, header: bool | None = None
@@ -165,7 +186,8 @@ class Datasets:
         old = await self.open(expect_name(name))
         manifest = old.manifest
         scene = await copies.look(self._client, name)
-        _expect_keepers(name, scene, manifest.replicas)
+        if manifest.store is None:
+            _expect_keepers(name, scene, manifest.replicas)
         wanted = Wanted(
             manifest.key, manifest.label, manifest.parts, manifest.replicas, manifest.columns, manifest.rows
         )
@@ -175,7 +197,7 @@ class Datasets:
                 raise DatasetExists(f"somebody else made version {draft.current} of {name} meanwhile; append again")
 
         dtypes = {column.name: column.dtype for column in manifest.columns if column.dtype[1] not in "US"}
-        return await self._make(name, source_of(data, header, dtypes), wanted, old, is_same, progress)
+        return await self._make(name, source_of(data, header, dtypes), wanted, old, manifest.store, is_same, progress)
 
     async def rm(self, name: str, version: int | None = None) -> None:
         """Remove a version, or the whole dataset. Its files go when no version needs them and some time has passed.
@@ -190,6 +212,7 @@ class Datasets:
         source: Any,
         wanted: Wanted,
         old: Dataset | None,
+        store: str | None,
         expect: Callable[[Draft], None],
         progress: Callable[[Progress], None] | None,
     ) -> Dataset:
@@ -201,16 +224,25 @@ class Datasets:
                 try:
                     expect(draft)
                     scene = await copies.look(self._client, name)
-                    _expect_keepers(name, scene, wanted.replicas)
+                    if store is None:
+                        _expect_keepers(name, scene, wanted.replicas)
                     token = await self._plane.token()
                     sending = Sending(
-                        name, partition, wanted.replicas, scene, self._plane.http, token, directory, progress
+                        name,
+                        partition,
+                        wanted.replicas,
+                        scene,
+                        self._plane.http,
+                        token,
+                        directory,
+                        progress,
+                        None if store is None else self._plane.remote(store),
                     )
                     sending.tell()
                     refs = await sending.run()
                     if old is not None:
                         refs = tuple(before + added for before, added in zip(old.segments, refs, strict=True))
-                    manifest = _manifest(draft, wanted, partition, refs, old)
+                    manifest = _manifest(draft, wanted, partition, refs, old, store)
                     await self._editions.publish(draft, manifest, refs)
                 except BaseException:
                     # Also when we are cancelled: what stands in the tree is for others to see.
@@ -226,7 +258,9 @@ class Datasets:
             return  # our session's end does the rest
 
 
-def _manifest(draft: Draft, wanted: Wanted, partition: Partition, refs: Parts, old: Dataset | None) -> Manifest:
+def _manifest(
+    draft: Draft, wanted: Wanted, partition: Partition, refs: Parts, old: Dataset | None, store: str | None
+) -> Manifest:
     lists = [codec.encode(refs[start : start + CHUNK_PARTS]) for start in range(0, len(refs), CHUNK_PARTS)]
     return Manifest(
         name=draft.name,
@@ -240,6 +274,7 @@ def _manifest(draft: Draft, wanted: Wanted, partition: Partition, refs: Parts, o
         key=wanted.key,
         label=wanted.label,
         parent=None if old is None else old.version,
+        store=store,
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         by=whoami(),
     )
@@ -250,6 +285,17 @@ def _expect_counts(parts: int | None, replicas: int | None) -> None:
         raise BadRows("parts", f"expected a power of two from 1 to {PARTS_MAX}, got {parts!r}")
     if replicas is not None and (not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX):
         raise BadRows("replicas", f"expected 1 to {REPLICAS_MAX}, got {replicas!r}")
+
+
+def _expect_store(url: str, replicas: int | None) -> str:
+    from zkd.net.places import check_url
+
+    if replicas is not None:
+        raise BadRows("replicas", "expected none with `store`, which keeps as many copies as it does")
+    try:
+        return check_url(url)
+    except BadRecord as error:
+        raise BadRows("store", error.expected) from None
 
 
 def _expect_keepers(name: str, scene: Scene, replicas: int) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from zkd.client.copies import Scene
     from zkd.manifests import Column, Segment, SegmentRef
+    from zkd.net.remote import Remote
     from zkd.paths import NodeId
     from zkd.store.segment_checks import SegmentReader
     from zkd.tables.columns import Columns
@@ -62,6 +63,14 @@ class Reading:
                     if found is not None:
                         return found
             return await self._fetched(scene, sources, ref, columns)
+
+    async def segment_at(
+        self, remote: Remote, ref: SegmentRef, columns: Sequence[tuple[int, Column]]
+    ) -> tuple[Numbers, Columns]:
+        """`segment`, of one that lies at a URL. Raises `DataUnavailable`, and `DataDamaged`: there is no other copy."""
+        async with self._turns:
+            segment, read = await remote.read_files(ref, [0, *(number for number, _ in columns)])
+            return await asyncio.to_thread(_arrays, segment, read, columns)
 
     # --- Here ---------------------------------------------------------------------------------------------
 

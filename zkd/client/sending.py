@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zkd.client.copies import Homes, Scene
     from zkd.core.datasets import Parts
     from zkd.manifests import SegmentRef
+    from zkd.net.remote import Remote
     from zkd.paths import NodeId
     from zkd.tables.partition import Partition
 
@@ -72,6 +73,7 @@ class Sending:
         token: str,
         directory: Path,
         tell: Tell | None,
+        remote: Remote | None = None,
     ) -> None:
         self._name = name
         self._partition = partition
@@ -81,6 +83,7 @@ class Sending:
         self._token = token
         self._directory = directory
         self._tell = tell
+        self._remote = remote  # instead of all nodes
         self._pace = Pace()
         self._out: dict[NodeId, str] = {}  # nodes that failed, and how
         self._slow: set[NodeId] = set()  # nodes that are asked last
@@ -124,7 +127,10 @@ class Sending:
     async def _part(self, part: int, directory: Path) -> SegmentRef:
         try:
             ref = await asyncio.to_thread(self._write, part, directory)
-            await self._send(part, directory, ref)
+            if self._remote is not None:
+                await self._remote.put(directory, ref)
+            else:
+                await self._send(part, directory, ref)
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         self._parts_done += 1

@@ -18,7 +18,7 @@ from zkd.core.spreads import is_spread
 from zkd.errors import BadRecord, DataDamaged, DataUnavailable, ResultLost
 from zkd.holder.held import Held
 from zkd.holder.inputs import blobs_of, call_of, has_blobs
-from zkd.holder.provision import Provided, Provision
+from zkd.holder.provision import Lives, Provided, Provision
 from zkd.paths import TaskId
 from zkd.records import BlobRef, Task
 from zkd.workers import Call, Failed, Lacking, Outcome, Pool, Rejected, TimedOut
@@ -180,7 +180,7 @@ class Runs:
         self._ended(held, outcome)
         self.start_what_fits()
 
-    def _ran_on_part(self, held: Held, outcome: Outcome, lives: dict[str, object]) -> None:
+    def _ran_on_part(self, held: Held, outcome: Outcome, lives: Lives) -> None:
         """The same, of a run on a part: it counts if the part is still what it was."""
         held.run = None
         if held.state is State.RUNNING and not self.is_stopped:
@@ -188,7 +188,7 @@ class Runs:
         else:
             remove_blob(outcome)
 
-    async def _check_and_end(self, held: Held, outcome: Outcome, lives: dict[str, object]) -> None:
+    async def _check_and_end(self, held: Held, outcome: Outcome, lives: Lives) -> None:
         assert self._provision is not None
         try:
             doubt = await self._provision.doubt(lives)

@@ -19,7 +19,16 @@ from zkd.net.places import place_of
 from zkd.net.segment_reads import FilesReading
 from zkd.store import SegmentStore
 from zkd.store.segment_checks import SegmentReader, read_json
-from zkd.store.segment_files import HEAD_BYTES, blocks, json_bytes, packed_head, parse, short, size_of
+from zkd.store.segment_files import (
+    HEAD_BYTES,
+    SEGMENT_JSON_BYTES_MAX,
+    blocks,
+    json_bytes,
+    packed_head,
+    parse,
+    short,
+    size_of,
+)
 from zkd.store.threads import in_thread, one_ahead
 
 THREADS = 8  # requests at once; each of them waits for a network
@@ -90,6 +99,16 @@ class Remote:
         start = await store.received(ref.id)
         async with aclosing(self._range(ref, start, total)) as pieces:
             await store.receive(ref.id, start, total, pieces)
+
+    async def has(self, ref: SegmentRef) -> bool:
+        """Whether an object of its size is there; what is in it is not looked at. Raises `DataUnavailable`."""
+        try:
+            size = await in_thread(self._threads, self._place.size, ref.id)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._away(ref, error) from None
+        return HEAD_BYTES < size - ref.size <= HEAD_BYTES + SEGMENT_JSON_BYTES_MAX
 
     async def verify(self, ref: SegmentRef) -> bool:
         """Whether all of it is there and good. Raises `DataUnavailable` if that cannot be told."""

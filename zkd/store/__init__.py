@@ -2,6 +2,7 @@
 
 from zkd.store.blobs import BlobFormat, BlobStore, is_digest
 from zkd.store.home import Home
+from zkd.store.segment_cache import SegmentCache
 from zkd.store.segments import SegmentStore
 
-__all__ = ["BlobFormat", "BlobStore", "Home", "SegmentStore", "is_digest"]
+__all__ = ["BlobFormat", "BlobStore", "Home", "SegmentCache", "SegmentStore", "is_digest"]

@@ -268,6 +268,16 @@ class SegmentStore:
         sync_directory(self._here)
         sync_directory(self._incoming)
 
+    async def size_on_disk(self, segment_id: str) -> int:
+        """Bytes of a segment's files, whatever they are; 0 if it is not here."""
+        path = self._here / segment_id
+        return await in_thread(self._io, lambda: sum(each.lstat().st_size for each in path.glob("*")))
+
+    def disk_bytes(self) -> int:
+        """Of the whole disk."""
+        disk = os.statvfs(self._here)
+        return disk.f_blocks * disk.f_frsize
+
     def room_bytes(self) -> int:
         """How much may still be written, beside what could be made room for."""
         disk = os.statvfs(self._here)
