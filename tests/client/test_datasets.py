@@ -221,7 +221,9 @@ async def test_progress_is_told_to_the_end(far: Keepers) -> None:
     assert [each.parts_done for each in told] == sorted(each.parts_done for each in told)
 
 
-@pytest.mark.parametrize(("rows", "width", "parts"), [(10, 1, 1), (2000, 64, 32), (20_000, 64, 64), (2_000_000, 64, 128)])
+@pytest.mark.parametrize(
+    ("rows", "width", "parts"), [(10, 1, 1), (2000, 64, 32), (20_000, 64, 64), (2_000_000, 64, 128)]
+)
 async def test_small_tables_have_few_parts(far: Keepers, rows: int, width: int, parts: int) -> None:
     from zkd.client.intake import fewer_for, parts_for
 
