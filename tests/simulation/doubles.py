@@ -23,6 +23,10 @@ from typing import TYPE_CHECKING, Any, Self
 import zkd.daemon
 import zkd.log
 from tests.simulation.workers import Pool
+from zkd.core.placement import place
+from zkd.node.view import View
+from zkd.paths import Paths
+from zkd.zk import Session
 
 if TYPE_CHECKING:
     from tests.simulation.loop import Machine
@@ -168,6 +172,32 @@ class BlobStore:
         return {}
 
 
+class Segments:
+    """`zkd.store.SegmentStore` and its cache without files: nobody keeps data here."""
+
+    def __init__(self, data_dir: Path) -> None:
+        return
+
+    def has(self, segment_id: str) -> bool:
+        return False
+
+    def ids(self) -> frozenset[str]:
+        return frozenset()
+
+
+class Keeping:
+    """`zkd.keeping.Keeping` of a node that keeps none: it sees what datasets there are, by the product's own view."""
+
+    def __init__(self, session: Session, paths: Paths, *_: Any) -> None:
+        self.view = View(session, paths, place, Log())
+
+    async def run(self) -> None:
+        await self.view.run()
+
+    def samples(self) -> Iterator[Any]:
+        yield from ()
+
+
 class Log:
     """A logger whose lines go into the world's story."""
 
@@ -194,13 +224,16 @@ class Daemon(zkd.daemon.Daemon):
     """The daemon as it is, but for its HTTP server: there is no network of that kind here."""
 
     async def _start_http(self) -> None:
-        self._address = None
+        self._address = self._data_tls = None
 
 
 _NAMED: list[tuple[types.ModuleType, str, Any]] = [
     (zkd.daemon, "Pool", Pool),
     (zkd.daemon, "Home", Home),
     (zkd.daemon, "BlobStore", BlobStore),
+    (zkd.daemon, "SegmentStore", Segments),
+    (zkd.daemon, "SegmentCache", Segments),
+    (zkd.daemon, "Keeping", Keeping),
     (zkd.daemon, "memory_bytes", lambda: 50_000_000),
     (zkd.daemon, "import_module", lambda name: None),
     (zkd.log, "get", lambda **bound: Log(**bound)),
