@@ -11,14 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.client.keepers import Keepers, keepers
+from tests.store.serving import peer
 from zkd.client import Client
 from zkd.client.dataset import Dataset
 from zkd.client.sending import Progress, quorum
+from zkd.codec import encode
+from zkd.core.datasets import holding
 from zkd.core.placement import hash_key, part_of, place
-from zkd.errors import BadRows, DatasetExists, DatasetNotFound, DataUnavailable
-from zkd.manifests import Keeper
+from zkd.errors import BadRows, DataDamaged, DatasetExists, DatasetNotFound, DataUnavailable
+from zkd.manifests import Column, Keeper
+from zkd.records import Node
 from zkd.zk.server import EmbeddedServer
 
 
@@ -462,3 +467,79 @@ async def test_verify_reads_every_copy_and_finds_the_bad_one(far: Keepers) -> No
     verified = await dataset.verify()
     assert (verified.good, verified.bad, verified.silent) == (7, [(node.name, part)], {})
     assert not node.store.has(dataset.segments[part][0].id)
+
+
+# --- Lies -------------------------------------------------------------------------------------------------
+
+
+async def test_what_contradicts_itself_in_the_tree_is_said_and_not_believed(far: Keepers) -> None:
+    paths, session = far.paths, far.session
+    dataset = await far.client.datasets.put("a", table(), parts=4)
+    good = encode(dataset.manifest)
+    chunk = paths.chunk("a", dataset.manifest.chunks[0])
+    text = (await session.get(chunk)).data
+
+    async def refused(says: str, **changes: Any) -> None:
+        await session.set(paths.version("a", 1), encode(replace(dataset.manifest, **changes)), -1)
+        with pytest.raises(DataDamaged, match=says):
+            await far.client.datasets.open("a")
+
+    await refused("expected a@1, got b@1", name="b")
+    await refused(r"expected the 1000 rows of \d+ bytes of all segments, got 999", rows=999)
+    await refused("expected a power of two", parts=3)
+    await refused("expected 2 for 512 parts, got 1", parts=512)
+    await refused("expected 8 parts, got 4", parts=8)
+    await refused("expected plain data such as <f8, got 'O'", columns=[Column("x", "O")])
+    await refused(r"chunks/0{64} is not there, and a manifest names it", chunks=["0" * 64])
+    await session.set(paths.version("a", 1), good, -1)
+    await session.set(chunk, text.replace(b"[", b"[ ", 1), -1)
+    with pytest.raises(DataDamaged, match="expected the bytes of blake3"):
+        await far.client.datasets.open("a")
+    await session.set(chunk, text, -1)
+    await session.set(paths.dataset("a"), b"not a head", -1)
+    with pytest.raises(DataDamaged, match="datasets/a: "):
+        await far.client.datasets.open("a")
+    assert await far.client.datasets.list() == {}
+    await session.set(paths.dataset("a"), b'{"current":1}', -1)
+    assert (await far.client.datasets.open("a")).rows == 1000
+
+
+async def test_segments_of_other_columns_than_the_manifest_says_are_refused(far: Keepers) -> None:
+    dataset = await far.client.datasets.put("a", {"x": np.arange(50), "y": np.arange(50.0)}, parts=1)
+    for columns in (
+        [Column("x", "<f8"), Column("y", "<f8")],
+        [Column("y", "<i8"), Column("x", "<f8")],
+        [Column("x", "<i8"), Column("y", "<f8"), Column("z", "<f8")],
+    ):
+        text = encode(replace(dataset.manifest, columns=columns))
+        await far.session.set(far.paths.version("a", 1), text, -1)
+        lying = await far.client.datasets.open("a")
+        with pytest.raises((DataUnavailable, DataDamaged)):
+            await lying.read()
+
+
+@pytest.mark.parametrize("how", ["garbage", "stalls", "closes", "another segment"])
+async def test_a_peer_that_lies_or_stalls_costs_a_try(far: Keepers, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that says it holds the parts is none of ours."""
+    written = table()
+    dataset = await far.client.datasets.put("a", written, parts=4, replicas=2)
+    other = await far.client.datasets.put("b", table(seed=1), parts=1, replicas=3)
+    ref = other.segments[0][0]
+    packed = b"".join([piece async for piece in far.nodes["n1"].store.read(ref.id)])
+
+    async def answer(_: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if how == "stalls":
+            await asyncio.sleep(60)
+        body = packed if how == "another segment" else b"x" * 100_000
+        if how != "closes":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        raise ConnectionError
+
+    monkeypatch.setattr("zkd.client.race.FIRST_DELAY_S", 0.05)
+    async with peer(answer) as address, asyncio.timeout(20):
+        entry = Node("liar", "liar-1", 1, address=address, host="far-liar")
+        await far.session.create(far.paths.node("liar"), encode(entry), ephemeral=True)
+        await far.session.create(f"{far.paths.holdings}/a")
+        await far.session.create(far.paths.holding("a", "liar"), encode(holding("liar-1", {1: 15})))
+        assert same(await (await far.client.datasets.open("a")).read(), written)
+    assert dataset.rows == 1000

@@ -76,6 +76,8 @@ class FilesReading:
         self.done: dict[int, bytearray] = {}
         self._id = segment_id
         self._wanted = sorted(set(files))
+        if self._wanted and self._wanted[-1] >= len(segment.files):
+            raise DataDamaged(f"{short(segment_id)} has {len(segment.files)} files, not {self._wanted[-1] + 1}")
         self._starts = [head_bytes]
         for file in segment.files:
             self._starts.append(self._starts[-1] + file.size)
