@@ -77,9 +77,12 @@ class Cluster(RuleBasedStateMachine):
         self.limits: dict[str, Limit] = {}
         self.starts: dict[str, list[float]] = {}  # of each limited kernel, since that was said or the leader began
         self.lists: dict[str, tuple[str, list[Assigned]]] = {}
-        self.mind = Dispatch("a")
+        self.mind = self.new_mind()
         self.know_times()
         self.lives = 0
+
+    def new_mind(self) -> Dispatch:
+        return Dispatch("a")
 
     # --- What happens -----------------------------------------------------------------------------------
 
@@ -149,7 +152,7 @@ class Cluster(RuleBasedStateMachine):
     @rule(remembers=st.booleans())
     def a_leader_makes_its_picture_anew(self, remembers: bool) -> None:
         """Another leader, or this one after a lost connection."""
-        former, self.mind = self.mind, Dispatch(self.mind.me)
+        former, self.mind = self.mind, self.new_mind()
         self.know_times()
         for name, state in self.states.items():
             self.mind.node_state(name, state)

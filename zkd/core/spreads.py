@@ -66,13 +66,15 @@ def split_child(task_id: TaskId) -> tuple[str, int] | None:
 
 
 def child(task_id: TaskId, task: Task, part: int) -> Task:
-    """The task that does this part. What says when to begin, and until when, counts for the parent alone."""
+    """The task that does this part. What says when and on which node it runs counts for the parent alone."""
     return structs.replace(
         task,
         partition=part,
         parent=task_id,
         parts=[],
         combine=None,
+        node=None,
+        prefer=[],
         after=[],
         delay_s=0.0,
         not_after_s=None,
