@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from msgspec import Raw
 
@@ -64,7 +65,7 @@ def cancelled(commands: list[Command]) -> list[str]:
 
 
 def stem_of(task_id: str, czxid: int, **fields: object) -> str:
-    return spreads.family(task_id, czxid, Task(kernel="k", **fields))  # type: ignore[arg-type]
+    return spreads.family(task_id, czxid, Task(kernel="k", **fields), manifest())  # type: ignore[arg-type]
 
 
 def drop_children(mind: Dispatch, spread: Spread, czxid: int, now: float = 0.0, **fields: object) -> list[str]:
@@ -393,7 +394,7 @@ def test_children_inherit_what_is_said_of_how_and_not_of_when() -> None:
 
 def test_ids_of_children_are_names_whatever_the_parents() -> None:
     for task_id in ("t", "t" * 128, "a.b:c-d_e"):
-        stem = spreads.family(task_id, 2**63 - 1, Task(kernel="k", dataset="d@1"))
+        stem = spreads.family(task_id, 2**63 - 1, Task(kernel="k", dataset="d@1"), manifest())
         for part in (0, 16383):
             assert is_name(spreads.child_id(stem, part))
             assert spreads.split_child(spreads.child_id(stem, part)) == (stem, part)
@@ -403,7 +404,9 @@ def test_another_life_and_another_text_have_other_children() -> None:
     stems = {stem_of("t", czxid, dataset="d@1", priority=priority) for czxid in (1, 2) for priority in (0, 1)}
     assert len(stems) == 4
     tried = Task(kernel="k", dataset="d@1", attempts=[Attempt("error", "a")])
-    assert spreads.family("t", 1, tried) in stems, "what was tried changes nothing"
+    assert spreads.family("t", 1, tried, manifest()) in stems, "what was tried changes nothing"
+    remade = msgspec.structs.replace(manifest(), chunks=["1" * 64])
+    assert spreads.family("t", 1, tried, remade) not in stems, "a dataset that was made anew has other parts"
 
 
 def test_a_failed_part_fails_the_whole_and_names_itself() -> None:

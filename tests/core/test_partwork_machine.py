@@ -89,7 +89,7 @@ class PartCluster(Cluster):
         if znode.task.dataset is None:
             return
         if znode.task.partition is None and is_lost:  # a value of a part that cannot be fetched
-            children = spreads.child_ids(spreads.family(line.id, znode.czxid, znode.task), range(PARTS))
+            children = spreads.child_ids(spreads.family(line.id, znode.czxid, znode.task, manifest()), range(PARTS))
             self.forget(children[0])
         del self.nodes[name].lines[line.id]
         self.moved(line.id, Attempt("data", name))
@@ -113,7 +113,7 @@ class PartCluster(Cluster):
         for _, line in self.held():
             task = self.tree[line.id].task
             if task.dataset is not None and task.partition is None:
-                stem = spreads.family(line.id, line.czxid, task)
+                stem = spreads.family(line.id, line.czxid, task, manifest())
                 assert all(self.results.get(child) == "done" for child in spreads.child_ids(stem, range(PARTS)))
 
     def teardown(self) -> None:
@@ -167,7 +167,7 @@ class PartCluster(Cluster):
         parent = self.tree.get(command.id)
         if parent is None or (parent.czxid, parent.version) != (command.czxid, command.version):
             return
-        assert command.stem == spreads.family(command.id, parent.czxid, parent.task)
+        assert command.stem == spreads.family(command.id, parent.czxid, parent.task, manifest())
         made = []
         for part in command.parts:
             task_id = spreads.child_id(command.stem, part)

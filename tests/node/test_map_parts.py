@@ -383,3 +383,16 @@ async def test_the_leader_may_leave_at_any_time(site: Site, client: Client) -> N
     assert len(sums) == 64
     assert sum(sums) == x.sum()
     assert made.parts == 64
+
+
+async def test_a_dataset_that_is_made_anew_meanwhile_is_not_mixed_with_the_former(site: Site, client: Client) -> None:
+    await nodes(site)
+    rows = 4096
+    await client.datasets.put("d", {"x": np.ones(rows)}, parts=16)
+    asked = asyncio.create_task(client.map_parts("slow_sum", "d@1", 0.3, columns=["x"], combine="numpy.sum"))
+    await asyncio.sleep(0.8)
+    await client.datasets.rm("d")
+    await client.datasets.put("d", {"x": np.full(rows, 1000.0)}, parts=16)
+    (found,) = await asyncio.gather(asked, return_exceptions=True)
+    assert isinstance(found, TaskRejected) or found in (rows, 1000.0 * rows), found
+    assert await client.map_parts("slow_sum", "d", 0.0, columns=["x"], combine="numpy.sum") == 1000.0 * rows

@@ -121,7 +121,7 @@ class PartWork:
             entry.part = Part(manifest.name, manifest.version, task.partition, is_kept=manifest.store is None)
             return
         entry.family = Family(
-            family(entry.id, entry.czxid, task),
+            family(entry.id, entry.czxid, task, manifest),
             f"{manifest.name}@{manifest.version}",
             parts_of(task, manifest.parts),
             task.combine or GATHER,

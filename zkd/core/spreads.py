@@ -4,9 +4,10 @@
                     '--- sum of digits@3, part 1
     when all are done: combine([value of part 0, value of part 1])      by whichever node is given it
 
-Everything follows from the task's own text and from which life of its id this is: a leader that comes later, and the
-node that combines, find the same children, and an edited or repeated task gets others. So nothing has to be remembered
-about what was dropped already: a child that has neither a znode nor a result is dropped, again if need be.
+Everything follows from the task's own text, from which life of its id this is, and from the manifest: a leader that
+comes later, and the node that combines, find the same children, and an edited or repeated task gets others. So nothing
+has to be remembered about what was dropped already: a child that has neither a znode nor a result is dropped, again if
+need be.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from msgspec import structs
 
 from zkd import codec
 from zkd.core.datasets import split_name
+from zkd.manifests import Manifest
 from zkd.paths import TaskId
 from zkd.records import Task
 
@@ -39,10 +41,10 @@ def is_spread(task: Task) -> bool:
     return task.dataset is not None and task.partition is None
 
 
-def family(task_id: TaskId, czxid: int, task: Task) -> str:
-    """What the ids of its children begin with."""
-    text = codec.encode(structs.replace(task, attempts=[]))
-    digest = hashlib.sha256(b"%b %x " % (task_id.encode(), czxid) + text).hexdigest()[:_DIGEST_CHARS]
+def family(task_id: TaskId, czxid: int, task: Task, manifest: Manifest) -> str:
+    """What the ids of its children begin with. Of a dataset that was removed and made anew they are others."""
+    text = codec.encode([czxid, structs.replace(task, attempts=[]), manifest])
+    digest = hashlib.sha256(task_id.encode() + text).hexdigest()[:_DIGEST_CHARS]
     return f"{task_id[:_STEM_CHARS_MAX]}.{digest}"
 
 

@@ -85,7 +85,7 @@ class Provision:
         store = self._store if manifest.store is None else self._cache.store
         lives: Lives = {}
         segments: list[tuple[Segment, SegmentRef]] = []
-        for ref in self._segments(task):
+        for ref in self._segments(manifest, task):
             if manifest.store is not None:
                 self._cache.use(ref.id)
             if not store.has(ref.id):
@@ -113,7 +113,7 @@ class Provision:
     async def of_all(self, task: Task, line: Assigned, call: Call) -> Gathered:
         """The call that puts together what all parts gave. Raises `DataUnavailable` if one's result is not there."""
         manifest = await self._manifest(task)
-        stem = family(line.id, line.czxid, task)
+        stem = family(line.id, line.czxid, task, manifest)
         try:
             values = await children.values(self._session, self._paths, stem, parts_of(task, manifest.parts))
         except ZooKeeperError as error:
@@ -151,11 +151,12 @@ class Provision:
             raise DataUnavailable(f"{task.dataset} is not there")
         return manifest
 
-    def _segments(self, task: Task) -> tuple[SegmentRef, ...]:
-        name, version = split_name(task.dataset or "")
-        assert version is not None
+    def _segments(self, manifest: Manifest, task: Task) -> tuple[SegmentRef, ...]:
         assert task.partition is not None
-        return self._atlas.segments(name, version, task.partition) or ()
+        refs = self._atlas.segments(manifest.name, manifest.version, task.partition)
+        if refs is None:  # no rows are something else
+            raise DataUnavailable(f"{task.dataset} has no part {task.partition}")
+        return refs
 
     async def _bring(self, task: Task, manifest: Manifest, ref: SegmentRef) -> None:
         name, version = split_name(task.dataset or "")
