@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from aiohttp import web
 
@@ -116,10 +116,10 @@ def segment_routes(store: SegmentStore, expect_token: Callable[[web.Request], No
     async def put(request: web.Request) -> web.StreamResponse:
         segment_id = asked(request)
         start, stop, total = _content_range(request)
-        if store.has(segment_id):
-            return web.Response(status=200)
         async with turn():
             try:
+                if await _is_good(store, segment_id):
+                    return web.Response(status=200)
                 whole = await store.receive(segment_id, start, total, _body(request, stop - start))
             except OutOfStep as error:
                 return web.json_response({"received": error.received}, status=409)
@@ -149,6 +149,13 @@ def segment_routes(store: SegmentStore, expect_token: Callable[[web.Request], No
         web.put("/v1/segments/{id}", put, expect_handler=_expect_later),
         web.post("/v1/segments/{id}/verify", verify),
     ]
+
+
+async def _is_good(store: SegmentStore, segment_id: str) -> bool:
+    """Whether we have it already. Who sends it counts on it: what has rotted here meanwhile is taken anew."""
+    with suppress(DataUnavailable):
+        return store.has(segment_id) and await store.verify(segment_id)
+    return False
 
 
 async def _expect_later(_: web.Request) -> None:
