@@ -499,3 +499,31 @@ async def test_many_at_once_arrive(node: Serving, http: aiohttp.ClientSession, t
     for made in every:
         assert await got(node.store, made.id) == made.packed
     assert json.loads(every[0].files["segment.json"])["rows"] == 3000
+
+
+async def test_a_copy_that_rotted_is_taken_anew_from_who_sends_it(
+    node: Serving, http: aiohttp.ClientSession, made: Made
+) -> None:
+    """Who is told that it is there counts it as a good copy."""
+    await put(node.store, made)
+    path = node.store.path(made.id) / "0.npy"
+    data = bytearray(path.read_bytes())
+    data[BLOCK // 2] ^= 1
+    path.write_bytes(data)
+    assert await push(http, node.address, TOKEN, made.directory, made.ref)
+    assert await got(node.store, made.id) == made.packed
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "no.such.host.invalid"])
+async def test_a_name_that_no_host_can_have_is_a_node_that_is_not_there(
+    node: Serving, http: aiohttp.ClientSession, made: Made, tmp_path: Path, host: str
+) -> None:
+    address = f"http://{host}:80"
+    with pytest.raises(DataUnavailable, match=re.escape(host[:20])):
+        await push(http, address, TOKEN, made.directory, made.ref)
+    with pytest.raises(DataUnavailable):
+        await verify(http, address, TOKEN, made.id, 10)
+    await put(node.store, made)
+    other = SegmentStore(tmp_path / "other")
+    await fetch(http, [address, node.address], TOKEN, made.ref, other)
+    assert await got(other, made.id) == made.packed
