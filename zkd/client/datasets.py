@@ -281,9 +281,9 @@ def _manifest(
 
 
 def _expect_counts(parts: int | None, replicas: int | None) -> None:
-    if parts is not None and (not isinstance(parts, int) or not 1 <= parts <= PARTS_MAX or parts & (parts - 1)):
+    if parts is not None and (type(parts) is not int or not 1 <= parts <= PARTS_MAX or parts & (parts - 1)):
         raise BadRows("parts", f"expected a power of two from 1 to {PARTS_MAX}, got {parts!r}")
-    if replicas is not None and (not isinstance(replicas, int) or not 1 <= replicas <= REPLICAS_MAX):
+    if replicas is not None and (type(replicas) is not int or not 1 <= replicas <= REPLICAS_MAX):
         raise BadRows("replicas", f"expected 1 to {REPLICAS_MAX}, got {replicas!r}")
 
 

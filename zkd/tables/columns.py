@@ -167,7 +167,9 @@ def typed(values: Any, columns: Iterable[Column]) -> Columns:
             raise BadRows(f"column {column.name!r}", "expected it among the others")
         try:
             array = np.asarray(values[column.name], np.dtype(column.dtype))
-            found[column.name] = array.reshape(-1, *column.shape) if array.size else array.reshape(0, *column.shape)
+            if array.shape[1:] != tuple(column.shape):
+                array = array.reshape(-1, *column.shape) if array.size else array.reshape(0, *column.shape)
+            found[column.name] = array
         except (TypeError, ValueError) as error:
             raise BadRows(f"column {column.name!r}", str(error)) from None
     if len({len(array) for array in found.values()}) > 1:
