@@ -248,3 +248,24 @@ async def test_directories_that_are_deleted_are_made_again(scene: Scene) -> None
     await scene.sees(lambda: not scene.atlas.datasets and scene.view.tree not in ("", tree), "another tree")
     await scene.publish(*manifest("d", 1, [[segment(2)]]))
     await scene.sees(lambda: scene.atlas.manifest("d"), "a new dataset")
+
+
+@pytest.mark.parametrize(
+    "ring",
+    [
+        b"garbage",
+        b'{"epoch":9,"keepers":[{"node":"a"},{"node":"a"}]}',
+        b'{"epoch":9,"keepers":[{"node":"../a"}]}',
+        b'{"epoch":9,"keepers":[{"node":"a","weight":0}]}',
+    ],
+)
+async def test_a_ring_that_places_nothing_is_as_if_it_were_not_there(scene: Scene, ring: bytes) -> None:
+    text, chunks = manifest("digits", 1, [[segment(number)] for number in range(4)])
+    await scene.publish(text, chunks)
+    await scene.ring("a", "b")
+    await scene.sees(lambda: scene.atlas.homes("digits", 1, 0) == ("a", "b"), "the ring")
+    await scene.session.set(scene.paths.ring, ring, -1)
+    await asyncio.sleep(0.3)
+    assert scene.atlas.homes("digits", 1, 0) == ("a", "b")
+    await scene.ring("b", "c", epoch=10)
+    await scene.sees(lambda: scene.atlas.homes("digits", 1, 0) == ("b", "c"), "the next ring")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from zkd import codec
-from zkd.core.datasets import Held, read_holding
+from zkd.core.datasets import Held, read_holding, read_ring
 from zkd.core.placement import place
 from zkd.errors import BadRecord, NoNode
 from zkd.manifests import Holding, Keeper, Ring
@@ -81,8 +81,8 @@ async def look(client: Client, name: str) -> Scene:
     """What the tree says now. Without a ring, as long as nobody has led, every node that keeps data counts."""
     nodes = await client.nodes()
     try:
-        ring = codec.decode((await client.read(client.paths.ring)).data, Ring)
-    except NoNode:
+        ring = read_ring((await client.read(client.paths.ring)).data)
+    except (NoNode, BadRecord):  # the leader will mend it
         keepers = [Keeper(node, each.weight, each.zone) for node, each in nodes.items() if each.weight > 0]
         ring = Ring(0, keepers)
     held = {}

@@ -171,6 +171,10 @@ class Editions:
         lists = [codec.encode(parts[start : start + CHUNK_PARTS]) for start in range(0, len(parts), CHUNK_PARTS)]
         assert [chunk_digest(text) for text in lists] == manifest.chunks, "the manifest names its chunks"
         chunks = dict(zip(manifest.chunks, lists, strict=True))
+        assemble(
+            read_manifest(name, draft.version, codec.encode(manifest)),
+            {each: read_chunk(each, chunks[each]) for each in chunks},
+        )
         create = Create(paths.version(name, draft.version), codec.encode(manifest))
         ops: list[Op] = [
             Delete(draft.writer, ANY_VERSION),

@@ -16,13 +16,17 @@ from blake3 import blake3
 
 from zkd import codec
 from zkd.errors import BadRecord
-from zkd.manifests import CHUNK_PARTS, KEY_HASH, PARTS_MAX, Head, Holding, Manifest, SegmentRef
-from zkd.paths import NodeId
+from zkd.manifests import CHUNK_PARTS, KEY_HASH, PARTS_MAX, Head, Holding, Manifest, Ring, SegmentRef
+from zkd.paths import NodeId, is_name
 
 Parts = tuple[tuple[SegmentRef, ...], ...]  # the segments of each part, the oldest first
 
 # Fixed-size plain data, as numpy spells it; what carries objects or structure is none.
-_DTYPE = re.compile(r"[<>|=]?(?:\?|[biufcSUV]\d+|[mM]8\[[0-9a-zA-Z]+\])\Z")
+_DTYPE = re.compile(
+    r"(?:[|]?[biu]1|[|]?[SV][1-9][0-9]{0,8}|[<>]?(?:[iu][248]|f(?:[248]|16)|c(?:8|16|32)|U[1-9][0-9]{0,7})"
+    r"|[<>]?[mM]8(?:\[[1-9]?[0-9]{0,8}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)\Z",
+    re.ASCII,
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 _chunk = msgspec.json.Decoder(list[list[SegmentRef]])
 
@@ -42,6 +46,15 @@ def split_name(text: str) -> tuple[str, int | None]:
 def version_number(leaf: str) -> int | None:
     """The version that a znode below ``versions/`` is of; None for a name that no version has."""
     return int(leaf) if re.fullmatch(r"[1-9][0-9]{0,17}", leaf) else None
+
+
+def read_ring(text: bytes) -> Ring:
+    """What stands at ``control/ring``, or a `BadRecord`: parts could not be placed by it."""
+    ring = codec.decode(text, Ring)
+    names = [keeper.node for keeper in ring.keepers]
+    if len(set(names)) != len(names) or not all(map(is_name, names)):
+        raise BadRecord("$.keepers", "expected names of nodes, each once")
+    return ring
 
 
 def read_head(text: bytes) -> Head:
@@ -72,6 +85,11 @@ def read_manifest(name: str, version: int, text: bytes) -> Manifest:
     if manifest.parent is not None and not 1 <= manifest.parent < version:
         raise BadRecord("$.parent", f"expected a version before {version}, got {manifest.parent}")
     return manifest
+
+
+def mark_of(manifest: Manifest) -> str:
+    """Tells versions apart that had the same number one after the other: digest of what a key finds in this one."""
+    return blake3("\n".join([manifest.key or "", *manifest.chunks]).encode()).hexdigest()
 
 
 def chunks_of(parts: int) -> int:

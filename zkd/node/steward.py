@@ -15,6 +15,7 @@ from typing import Literal
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
+from zkd.core.datasets import read_ring
 from zkd.core.ring import Muster, keeper_of
 from zkd.errors import BadRecord, BadVersion, MultiFailed, NodeExists, NoNode, Unavailable, ZooKeeperError
 from zkd.leading import Deposed, lead
@@ -175,7 +176,7 @@ class Steward:
         try:
             got = await self._session.get(self._paths.ring)
             self._version, self._is_good = got.stat.version, True
-            ring = codec.decode(got.data, Ring)
+            ring = read_ring(got.data)
         except NoNode:
             self._version, self._is_good = ABSENT, False
         except BadRecord as error:

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger as Log
 
-from zkd import codec
 from zkd.core.atlas import Atlas, Dataset, Place
 from zkd.core.datasets import (
     Edition,
@@ -27,6 +26,7 @@ from zkd.core.datasets import (
     read_head,
     read_holding,
     read_manifest,
+    read_ring,
     version_number,
 )
 from zkd.errors import (
@@ -40,7 +40,7 @@ from zkd.errors import (
     Unavailable,
     ZooKeeperError,
 )
-from zkd.manifests import Manifest, Ring
+from zkd.manifests import Manifest
 from zkd.paths import NodeId, Paths
 from zkd.zk import Event, EventType, Session, State, Znode, ensure_path
 
@@ -241,7 +241,7 @@ class View:
 
     async def _read_ring(self) -> None:
         try:
-            ring = codec.decode((await self._session.get(self._paths.ring)).data, Ring)
+            ring = read_ring((await self._session.get(self._paths.ring)).data)
         except NoNode:
             return  # nobody has led since there are datasets; or it was deleted, and the leader will write it again
         except BadRecord as error:
