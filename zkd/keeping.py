@@ -89,8 +89,8 @@ class Keeping:
                 self._log.warning("segments.not_tidied", error=str(error))
             await asyncio.sleep(TIDY_S)
 
-    async def rows(self, name: str, version: int, key: str, kind: str, columns: Sequence[str]) -> bytes:
-        return await self.lookup.rows(name, version, key, kind, columns)
+    async def rows(self, name: str, version: int, of: str | None, key: str, kind: str, columns: Sequence[str]) -> bytes:
+        return await self.lookup.rows(name, version, key, kind, columns, of=of)
 
     def _changed(self, segment_id: str) -> None:
         """A segment came or went."""

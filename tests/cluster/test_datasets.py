@@ -13,7 +13,7 @@ from tests.cluster.conftest import Grid
 from tests.node.submitter import until
 from zkd.client import Client
 from zkd.client.dataset import Dataset
-from zkd.errors import BadRows, DatasetNotFound
+from zkd.errors import BadRows, DatasetNotFound, DataUnavailable
 
 ROWS = 2000
 KEYS = {
@@ -26,6 +26,7 @@ KEYS = {
     "S": np.array([f"k{number % 500}".encode() for number in range(ROWS)]),
     "M8": np.datetime64("2020-01-01T00:00", "m") + np.arange(ROWS),
     "m8": np.arange(ROWS).astype("m8[h]"),
+    "count": np.arange(ROWS).astype("m8"),
 }
 
 
@@ -65,6 +66,7 @@ async def test_the_rows_of_a_key_are_exactly_those(three: Grid) -> None:
     async with Client(three.hosts, three.root) as client:
         for kind, keys in {**KEYS, "rows": np.arange(ROWS)}.items():
             table = {"k": keys, "x": np.random.default_rng(0).random((ROWS, 2)), "y": np.arange(ROWS) % 3 == 0}
+            table["nothing"] = np.zeros((ROWS, 0))
             dataset = await client.datasets.put(kind, table, key=None if kind == "rows" else "k", parts=8)
             for row in (0, 777, ROWS - 1):
                 for key in (keys[row], keys[row].item() if keys.dtype.kind not in "mM" else keys[row]):
@@ -118,3 +120,14 @@ async def test_versions_share_files_and_those_of_a_removed_one_go_later(three: G
     await client.datasets.rm("a")
     with pytest.raises(DatasetNotFound):
         await client.datasets.open("a")
+
+
+async def test_who_opened_a_version_never_gets_rows_of_one_that_took_its_number(three: Grid, client: Client) -> None:
+    old = await client.datasets.put("a", {"k": np.arange(100), "x": np.zeros(100)}, key="k", parts=4)
+    assert (await old.get(7))["x"].tolist() == [0]
+    await client.datasets.rm("a")
+    new = await client.datasets.put("a", {"k": np.arange(100), "x": np.ones(100)}, key="k", parts=4)
+    assert new.version == old.version
+    assert (await new.get(7))["x"].tolist() == [1]
+    with pytest.raises(DataUnavailable, match="a@1 was removed, and made anew"):
+        await old.get(7)

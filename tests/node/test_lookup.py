@@ -18,7 +18,7 @@ from tests.node.datasets import rank
 from tests.store.made import in_pieces
 from zkd import log as zkd_log
 from zkd.core.atlas import Atlas, Dataset
-from zkd.core.datasets import Edition, Held
+from zkd.core.datasets import Edition, Held, chunk_digest, mark_of
 from zkd.core.placement import hash_key, part_of
 from zkd.errors import BadRecord, DataElsewhere, DatasetNotFound, NoWorkers
 from zkd.manifests import Column, Keeper, Manifest, Ring, SegmentRef
@@ -75,7 +75,15 @@ class Scene:
                 await self.receive(directory, ref)
                 segments[part].append(ref)
         manifest = Manifest(
-            name="d", version=1, parts=parts, replicas=replicas, columns=columns, rows=first, size=0, chunks=[], key=key
+            name="d",
+            version=1,
+            parts=parts,
+            replicas=replicas,
+            columns=columns,
+            rows=first,
+            size=0,
+            chunks=[chunk_digest(repr(segments).encode())],
+            key=key,
         )
         self.atlas.datasets["d"] = Dataset(1, {1: Edition(manifest, tuple(map(tuple, segments)))})
         for layer in self.atlas.layouts():
@@ -91,6 +99,10 @@ class Scene:
     async def rows(self, key: object, kind: str, *columns: str) -> tuple[list[int], dict[str, Any]]:
         got = msgspec.json.decode(await self.lookup.rows("d", 1, str(key), kind, columns))
         return array(got["rows"]).tolist(), {name: array(each) for name, each in got["columns"].items()}
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.atlas.datasets["d"].editions[1].manifest
 
     @property
     def refs(self) -> list[SegmentRef]:
@@ -308,3 +320,13 @@ def test_columns_that_hold_no_keys_are_refused() -> None:
         with pytest.raises(BadRecord):
             key_type(column)
     assert is_key(b"a\0\0", Column("x", "|S3"), b"a")
+
+
+async def test_a_version_that_was_removed_and_made_anew_is_another_one(scene: Scene) -> None:
+    await scene.write({"id": np.arange(10)}, key="id")
+    former = mark_of(scene.manifest)
+    assert await scene.lookup.rows("d", 1, "7", "int", (), of=former)
+    await scene.write({"id": np.arange(10) * 7}, key="id")
+    assert await scene.lookup.rows("d", 1, "7", "int", (), of=mark_of(scene.manifest))
+    with pytest.raises(DatasetNotFound, match="d@1 was removed, and made anew"):
+        await scene.lookup.rows("d", 1, "7", "int", (), of=former)

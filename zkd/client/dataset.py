@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zkd.client import at_url, copies
 from zkd.client.copies import Stat
 from zkd.client.race import Pace, first_good
+from zkd.core.datasets import mark_of
 from zkd.core.placement import hash_key, part_of
 from zkd.errors import BadRecord, BadRows, DataDamaged, DatasetNotFound, DataUnavailable
 
@@ -174,7 +175,8 @@ class Dataset:
 
         url = f"{scene.address(node)}/v1/datasets/{self.name}/{self.version}/rows"
         text = key.hex() if isinstance(key, bytes) else str(key)
-        query = [("key", text), ("type", type(key).__name__), *(("columns", column.name) for column in columns)]
+        query = [("key", text), ("type", type(key).__name__), ("of", mark_of(self.manifest))]
+        query += [("columns", column.name) for column in columns]
         http, headers = self._plane.http, await self._plane.headers()
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
         try:

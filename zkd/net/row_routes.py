@@ -1,8 +1,10 @@
-"""Rows by key over HTTP: `GET /v1/datasets/<name>/<version>/rows?key=K&type=int|str|bytes|float[&columns=a&columns=b]`.
+"""Rows by key over HTTP: `GET /v1/datasets/<name>/<version>/rows?key=K&type=int|str|bytes|float`, with `of=MARK` and
+some of the `columns=a&columns=b` if wanted.
 
 Asks for the cluster's token. 200 and `{"part", "rows", "columns"}`, the numbers of the rows and a column each as arrays
 in JSON; no rows have the key if these are empty. 421 and `{"error", "part", "holders", "homes"}` if the part lies on
-other nodes. A key of bytes is said in hex digits.
+other nodes. A key of bytes is said in hex digits. `of` is what `zkd.core.datasets.mark_of` says of the manifest that
+was read: 404 if the version of this number was removed, and is another one now.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from aiohttp import web
 
 from zkd.errors import BadRecord, DataElsewhere, DatasetNotFound, NoWorkers, ZooKeeperError
 
-Rows = Callable[[str, int, str, str, Sequence[str]], Awaitable[bytes]]  # name, version, key, its type, columns
+# Name, version, which one of that number, key, its type, columns.
+Rows = Callable[[str, int, str | None, str, str, Sequence[str]], Awaitable[bytes]]
 
 
 def row_routes(rows: Rows, expect_token: Callable[[web.Request], None]) -> list[web.RouteDef]:
@@ -27,7 +30,12 @@ def row_routes(rows: Rows, expect_token: Callable[[web.Request], None]) -> list[
             raise web.HTTPBadRequest(text="expected ?key=K&type=int, str, bytes or float\n")
         try:
             found = await rows(
-                request.match_info["name"], int(request.match_info["version"]), key, kind, query.getall("columns", [])
+                request.match_info["name"],
+                int(request.match_info["version"]),
+                query.get("of"),
+                key,
+                kind,
+                query.getall("columns", []),
             )
         except BadRecord as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None

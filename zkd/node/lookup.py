@@ -21,6 +21,7 @@ import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd.core.atlas import Atlas
+from zkd.core.datasets import mark_of
 from zkd.core.placement import hash_key, part_of
 from zkd.errors import BadRecord, DataDamaged, DataElsewhere, DatasetNotFound, DataUnavailable
 from zkd.manifests import Manifest, Segment, SegmentRef
@@ -75,18 +76,25 @@ class Lookup:
             if path.suffix == ".tmp" or not store.has(path.name.partition(".")[0]):
                 path.unlink(missing_ok=True)
 
-    async def rows(self, name: str, version: int, text: str, kind: str, columns: Sequence[str]) -> bytes:
+    async def rows(
+        self, name: str, version: int, text: str, kind: str, columns: Sequence[str], *, of: str | None = None
+    ) -> bytes:
         """JSON of the rows with this key: their numbers and the cells of `columns`, or of all, in the written order.
+
+        `of`: the mark of the version that is meant, since numbers of versions that were removed are used again.
 
         Raises `BadRecord` if that was not said rightly, `DatasetNotFound`, `DataElsewhere` if the part is not here,
         and what ZooKeeper answers when the version is one that we have not heard of.
         """
-        if self._atlas.manifest(name, version) is None:
-            await self._look(name)
         manifest = self._atlas.manifest(name, version)
+        if manifest is None or of not in (None, mark_of(manifest)):
+            await self._look(name)
+            manifest = self._atlas.manifest(name, version)
         if manifest is None:
             why = self._atlas.refusal(name, version) or "no such version"
             raise DatasetNotFound(f"{name}@{version}: {why}")
+        if of not in (None, mark_of(manifest)):
+            raise DatasetNotFound(f"{name}@{version} was removed, and made anew")
         chosen = self._chosen(manifest, columns)
         key = self._key(manifest, text, kind)
         part = part_of(hash_key(key), manifest.parts)
