@@ -124,6 +124,22 @@ def test_memory_stays_below_what_was_promised(tmp_path: Path, monkeypatch: pytes
     assert peak < buffer_bytes + batch_bytes + 4 * (2 << 20) + 2 * (1 << 20)
 
 
+def test_one_part_that_has_all_rows_is_spilled_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "CHUNK_BYTES", 2 << 20)
+    monkeypatch.setattr(partition, "PIECE_BYTES", 1 << 20)
+    buffer_bytes = 32 << 20
+    tracemalloc.start()
+    try:
+        with Partition(1, None, tmp_path, buffer_bytes=buffer_bytes) as parts:
+            for _ in range(100):
+                parts.add({"x": np.ones((5000, 15))})
+            assert parts.spilled_bytes > buffer_bytes
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < buffer_bytes + 5000 * 15 * 8 + 4 * (2 << 20) + 2 * (1 << 20)
+
+
 def test_what_is_spilled_has_no_name_that_could_be_left_behind(tmp_path: Path) -> None:
     with Partition(4, None, tmp_path, buffer_bytes=1) as parts:
         parts.add({"x": np.arange(1000)})

@@ -208,9 +208,9 @@ class Partition:
                 if len(piece):
                     together.append(piece)
                     size += piece.nbytes
-            if size >= PIECE_BYTES:
-                yield _concatenated(together, column)
-                together, size = [], 0
+                if size >= PIECE_BYTES:  # of few parts one may have all the rows
+                    yield _concatenated(together, column)
+                    together, size = [], 0
         if together:
             yield _concatenated(together, column)
 
