@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import zkd
 from tests.faults.certificates import Authority
 from tests.node.conftest import Site
+from tests.node.submitter import until
 from zkd import codec, errors
 from zkd.daemon import Daemon
 from zkd.net.fetch import session
@@ -42,10 +44,39 @@ async def test_arguments_results_and_datasets_travel_encrypted(site: Site, tmp_p
         for node in ("a", "b"):  # one has the argument, the other fetches it
             back = await client.options(node=node).run("identity", big)
             assert np.array_equal(back, big)
+
+        async def both_keep() -> bool:
+            return all(len(node.view.atlas.ring.keepers) == 2 for node in (a, b))
+
+        await until(both_keep, 10.0, "both nodes are in the ring")
         await client.datasets.put("table", table, parts=4, replicas=2)
         read = await (await client.datasets.open("table")).read()
         assert np.array_equal(read["x"], table["x"])
         assert np.array_equal(read["y"], table["y"])
+
+
+async def test_nodes_fetch_from_each_other_encrypted(site: Site, tmp_path: Path) -> None:
+    """Parts move to a node that joins, and rows are found by key on any."""
+    authority = Authority(tmp_path)
+    a = await site.node("a", **files_of(authority, "node-a"))
+    table = {"x": np.arange(20_000.0)}
+    async with zkd.Client(site.hosts, root=site.root, data_tls=authority.client_context("ann")) as client:
+
+        async def keeps() -> bool:
+            return len(a.view.atlas.ring.keepers) == 1
+
+        await until(keeps, 10.0, "the node is in the ring")
+        dataset = await client.datasets.put("table", table, parts=16, replicas=1)
+        b = await site.node("b", **files_of(authority, "node-b"))
+
+        async def has_some() -> bool:
+            return len(b._segments.ids()) > 2
+
+        await until(has_some, 20.0, "parts have moved")
+        assert all(await asyncio.gather(*(b._segments.verify(each) for each in b._segments.ids())))
+        for key in range(0, 20_000, 1999):
+            assert (await dataset.get(key))["x"] == [float(key)]
+        assert (await dataset.verify()).bad == []
 
 
 async def test_who_has_no_certificate_of_ours_gets_nothing(site: Site, tmp_path: Path) -> None:
