@@ -178,6 +178,30 @@ async def test_a_slow_replica_is_not_waited_for(far: Keepers) -> None:
     assert any(line.startswith("GET") for line in far.nodes["n1"].asked), "it was asked, and not waited for"
 
 
+KEYS = {
+    "i1": np.arange(100).astype("i1"),
+    "u8": np.arange(100).astype("u8") + 2**63,
+    "f4": np.arange(100).astype("f4") / 7,
+    "U": np.array([f"käse {number % 50}" for number in range(100)]),
+    "S": np.array([f"k{number % 50}".encode() for number in range(100)]),
+    "M8": np.datetime64("2020-01-01T00:00", "m") + np.arange(100),
+    "m8": np.arange(100).astype("m8[h]"),
+}
+
+
+@pytest.mark.parametrize("kind", [*KEYS, None])
+async def test_rows_at_a_url_are_found_by_keys_of_every_kind(far: Keepers, tmp_path: Path, kind: str | None) -> None:
+    keys = np.arange(100) if kind is None else KEYS[kind]
+    written = {"k": keys, "x": np.arange(200.0).reshape(100, 2)}
+    dataset = await far.client.datasets.put(
+        "a", written, key=None if kind is None else "k", parts=4, store=f"file://{tmp_path}/shared"
+    )
+    for row in (0, 57, 99):
+        chosen = keys == keys[row]
+        assert same(await dataset.get(keys[row]), {name: column[chosen] for name, column in written.items()})
+        assert list(await dataset.get(keys[row], columns=["x"])) == ["x"]
+
+
 # --- What can be given ------------------------------------------------------------------------------------
 
 

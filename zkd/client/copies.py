@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Literal
 from zkd import codec
 from zkd.core.datasets import Held, read_holding, read_ring
 from zkd.core.placement import place
-from zkd.errors import BadRecord, NoNode
+from zkd.errors import BadRecord, DataUnavailable, NoNode
 from zkd.manifests import Holding, Keeper, Ring
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from zkd.client.client import Client
     from zkd.core.datasets import Parts
-    from zkd.manifests import Health, Manifest
+    from zkd.manifests import Health, Manifest, SegmentRef
     from zkd.paths import NodeId
     from zkd.records import Node
 
+VERIFIES_AT_ONCE = 8
 PLACED_INLINE = 2_000  # parts times nodes; more takes longer than a loop should stand still
 
 Homes = list[tuple["NodeId", ...]]
@@ -159,3 +160,44 @@ def judge(manifest: Manifest, parts: Parts, scene: Scene, where: Homes) -> Stat:
         astray,
         dict(sorted(nodes.items())),
     )
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What reading every copy of a version from its disk gave."""
+
+    good: int  # copies of segments
+    bad: list[tuple[NodeId, int]] = field(default_factory=list)  # node, or URL, and part: it has none, or a damaged one
+    silent: dict[NodeId, str] = field(default_factory=dict)  # nodes that did not say
+
+
+async def verify(
+    version: int, parts: Parts, scene: Scene, where: Homes, ask: Callable[[str, SegmentRef], Awaitable[bool]]
+) -> Verified:
+    """Have each node that says it holds a part, or should, asked about its copies; some at a time."""
+    turns = asyncio.Semaphore(VERIFIES_AT_ONCE)
+    good = 0
+    bad: list[tuple[NodeId, int]] = []
+    silent: dict[NodeId, str] = {}
+
+    async def one(node: NodeId, part: int, ref: SegmentRef) -> None:
+        nonlocal good
+        address = scene.address(node)
+        try:
+            if address is None:
+                raise DataUnavailable("it serves no data")
+            async with turns:
+                if await ask(address, ref):
+                    good += 1
+                else:
+                    bad.append((node, part))
+        except DataUnavailable as error:
+            silent[node] = str(error)
+
+    async with asyncio.TaskGroup() as tasks:
+        for part, refs in enumerate(parts):
+            nodes = {*scene.holders(version, part), *(each for each in where[part] if each in scene.nodes)}
+            for ref in refs:
+                for node in sorted(nodes):
+                    tasks.create_task(one(node, part, ref))
+    return Verified(good, sorted(bad), silent)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zkd.client import at_url, copies
-from zkd.client.copies import Stat
+from zkd.client.copies import Stat, Verified
 from zkd.client.race import Pace, first_good
 from zkd.core.datasets import mark_of
 from zkd.core.placement import hash_key, part_of
@@ -36,7 +36,6 @@ SAID_S = 2.0
 ANSWER_S = 10.0  # for the rows of a key
 ANSWER_BYTES_MAX = 256 * 2**20
 VERIFY_S = 600.0  # for one segment, read from a disk that has other things to do
-VERIFIES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,6 @@ class Part:
 
     def __getitem__(self, column: str) -> Any:
         return self.columns[column]
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What reading every copy of a version from its disk gave."""
-
-    good: int  # copies of segments
-    bad: list[tuple[NodeId, int]] = field(default_factory=list)  # node, or URL, and part: it has none, or a damaged one
-    silent: dict[NodeId, str] = field(default_factory=dict)  # nodes that did not say
 
 
 class Dataset:
@@ -142,9 +132,11 @@ class Dataset:
 
     async def _get_here(self, part: int, plain: Any, key: Any, columns: list[str]) -> Columns:
         """No node has the part ready: it is read whole, and looked through in this program."""
+        from zkd.tables.keys import has_key
+
         by = self.manifest.key
         read = await self.part(part, columns=list(dict.fromkeys([*columns, *([] if by is None else [by])])))
-        found = (read.rows if by is None else read.columns[by]) == plain
+        found = has_key(read.rows if by is None else read.columns[by], plain)
         if not found.any():
             raise self._no_key(key)
         return {name: read.columns[name][found] for name in columns}
@@ -322,32 +314,11 @@ class Dataset:
             return Verified(good, [(self.manifest.store, part) for part in bad_parts])
         scene, homes = await self._look(anew=True)
         token = await self._plane.token()
-        turns = asyncio.Semaphore(VERIFIES_AT_ONCE)
-        good = 0
-        bad: list[tuple[NodeId, int]] = []
-        silent: dict[NodeId, str] = {}
 
-        async def one(node: NodeId, part: int, ref: SegmentRef) -> None:
-            nonlocal good
-            address = scene.address(node)
-            try:
-                if address is None:
-                    raise DataUnavailable("it serves no data")
-                async with turns:
-                    if await verify(self._plane.http, address, token, ref.id, VERIFY_S):
-                        good += 1
-                    else:
-                        bad.append((node, part))
-            except DataUnavailable as error:
-                silent[node] = str(error)
+        async def ask(address: str, ref: SegmentRef) -> bool:
+            return await verify(self._plane.http, address, token, ref.id, VERIFY_S)
 
-        async with asyncio.TaskGroup() as tasks:
-            for part, refs in enumerate(self.segments):
-                nodes = {*scene.holders(self.version, part), *(each for each in homes[part] if each in scene.nodes)}
-                for ref in refs:
-                    for node in sorted(nodes):
-                        tasks.create_task(one(node, part, ref))
-        return Verified(good, sorted(bad), silent)
+        return await copies.verify(self.version, self.segments, scene, homes, ask)
 
     async def _look(self, *, anew: bool = False) -> tuple[Scene, Homes]:
         if self._scene is None or anew or time.monotonic() - self._scene[0] > SCENE_KNOWN_S:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from zkd.arrays.dtypes import Array
 from zkd.errors import BadRows
 from zkd.tables.hashing import is_utf8, refuse
 
@@ -59,3 +61,9 @@ def from_text(text: str, dtype: str) -> Any:
     except ValueError:
         raise BadRows("key", f"expected a value of a column of {np.dtype(dtype)}, got {text[:80]!r}") from None
     return text
+
+
+def has_key(column: Array, key: int | str | bytes | float) -> npt.NDArray[np.bool_]:
+    """Which rows of a column have the key that `as_key` gave. Dates do not equal the numbers that they are."""
+    numbers = column.astype(column.dtype.newbyteorder("=")).view(np.int64) if column.dtype.kind in "mM" else column
+    return np.asarray(numbers == key)
