@@ -11,7 +11,7 @@ from zkd.core import spreads
 from zkd.core.admission import Room
 from zkd.core.atlas import Atlas, Dataset, layout
 from zkd.core.commands import Command, End, Find, Look, LookUp, Pin, Refuse, Spread
-from zkd.core.datasets import Edition
+from zkd.core.datasets import Edition, Held
 from zkd.core.dispatch import Dispatch, backoff_s
 from zkd.manifests import Column, Keeper, Manifest
 from zkd.paths import is_name
@@ -299,6 +299,18 @@ def test_a_part_that_a_node_lacks_is_tried_again_slower_and_slower_and_not_for_e
     assert isinstance(dead, End)
     assert (dead.status, dead.error.kind, dead.is_dead) == ("failed", "data", True)
     assert "it is on its way" in dead.error.message
+
+
+def test_a_home_that_has_the_part_comes_before_one_that_is_yet_to_fetch_it() -> None:
+    for holder in ("a", "b"):
+        known = atlas()
+        known.holdings["d"] = {holder: Held("1", {1: 0b0001}), "c": Held("1", {1: 0b1111})}
+        mind = leader(known, "a", "b", "c", slots=1)
+        drop(mind, "t", 1, dataset="d@1", partition=0)
+        drop(mind, "u", 2, dataset="d@1", partition=0)
+        held = lists(decided(mind))
+        assert held[holder] == ["t"]
+        assert set(held) == {"a", "b"}, "when it is full the other one does it"
 
 
 def test_a_home_that_lacked_it_comes_last() -> None:

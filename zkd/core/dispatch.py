@@ -99,6 +99,7 @@ class Dispatch:
         self.queues = Queues(me, self.tasks, self.members, self._catalogue, self.limits)
         self.dependencies = Dependencies(self.tasks)
         self.partwork = PartWork(datasets or NoDatasets(), self.tasks)
+        self.queues.holders = self.partwork.holders
         self.times = Times()
         self._late: list[TaskId] = []
         self._found_lost: dict[TaskId, NodeId] = {}  # speculative tasks of lost nodes; another may hold them, too

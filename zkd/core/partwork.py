@@ -132,6 +132,10 @@ class PartWork:
         """The only nodes that this part is worked on; None if any will do."""
         return self.datasets.homes(part.name, part.version, part.number) if part.is_kept else None
 
+    def holders(self, part: Part) -> tuple[NodeId, ...]:
+        """Those that say to have it. A home that is new may not have it yet."""
+        return self.datasets.holders(part.name, part.version, part.number) if part.is_kept else ()
+
     def is_there(self, part: Part) -> bool:
         return self.datasets.manifest(part.name, part.version) is not None
 

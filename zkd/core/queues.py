@@ -19,7 +19,7 @@ from zkd.core.catalogue import Catalogue
 from zkd.core.fairness import Aged, Submitters
 from zkd.core.lanes import Demand, Gap, Lane, Urgency
 from zkd.core.limits import NEVER, Limits
-from zkd.core.picture import Entry, Member, Need
+from zkd.core.picture import Entry, Member, Need, Part
 from zkd.core.room import Room
 from zkd.core.shelves import Shelves
 from zkd.core.stands import Stand, Wanted
@@ -54,6 +54,7 @@ class Queues:
         self._catalogue = catalogue
         self._limits = limits
         self.submitters = Submitters()
+        self.holders: Callable[[Part], Container[NodeId]] = lambda _: ()
         self.room = Room(me, members)
         self._read_to = 0
         self._lanes: dict[Demand, Lane] = {}
@@ -351,13 +352,13 @@ class Queues:
         return True
 
     def _roomiest(self, entry: Entry, head: Urgency) -> NodeId:
-        """The least loaded of its homes that have room, rather not one that lacked its part just now."""
+        """The least loaded of its homes that have room: rather one that says to have the part, and not one that lacked
+        it just now."""
         last = entry.attempts[-1] if entry.attempts else None
         lacked = last.node if last is not None and last.cause == "data" else None
-        names = (lane.node(self.room, self._closed(lane, head)) for lane in entry.lanes)  # where its turn came has room
-        return min(
-            (name for name in names if name is not None), key=lambda name: (name == lacked, self.room.rank(name))
-        )
+        names = [name for lane in entry.lanes if (name := lane.node(self.room, self._closed(lane, head))) is not None]
+        holders = self.holders(entry.part) if entry.part is not None and len(names) > 1 else ()
+        return min(names, key=lambda name: (name == lacked, name not in holders, self.room.rank(name)))
 
     def spare(self, entry: Entry, now: float, closed: Iterable[NodeId]) -> Member | None:
         """A node with free slots for this task that nobody waits for, but for those in `closed`."""
