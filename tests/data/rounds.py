@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tests.cluster.processes import ROOT
 from tests.data.fuse import Fuse, Trip, environment
-from tests.data.site import GRACE_S, Member, Site
+from tests.data.site import GRACE_S, REPLICAS, SESSION_S, Member, Site
 from tests.data.tables import Table, difference, table, together
 from zkd.client import Client
 from zkd.client.dataset import Dataset
@@ -127,7 +127,7 @@ class Rounds:
         label, when = self.least(WRITING)
         name, how, seed, rows = self.new_write(self.dice.choice(["put", "append"]))
         before = await self.versions_of(name)
-        options = {} if how == "append" else {"parts": 4, "replicas": 2, "key": "k"}
+        options = {} if how == "append" else {"parts": 4, "replicas": REPLICAS, "key": "k"}
         occurrence = self.dice.randint(1, 4 if "chunks" in label else 2)
         acknowledged = await self.run_writer(Trip(label, occurrence, when), name, how, options, seed, rows)
         await self.see(name, how, seed, rows, before, acknowledged)
@@ -169,6 +169,7 @@ class Rounds:
                 node.kill()
                 node.disarm()
                 self.report.power_cuts += bool(node.cut_power(self.seed + self.count))
+            self.site.copies_were_taken()
             self.blew("everybody", label, when)
             for node in self.site.nodes.values():
                 node.start()
@@ -180,7 +181,7 @@ class Rounds:
         name, how, seed, rows = self.new_write("put")
         before = await self.versions_of(name)
         try:
-            made = await self.site.client.datasets.put(name, table(seed, rows), key="k", parts=4, replicas=2)
+            made = await self.site.client.datasets.put(name, table(seed, rows), key="k", parts=4, replicas=REPLICAS)
         except DataUnavailable as error:
             self.tell(f"put {name}: {error}")
             return name, how, seed, rows, before, None
@@ -192,6 +193,7 @@ class Rounds:
         victim.kill()
         for place in ("segments", "segments.incoming", "segments.trash", "segments.bad"):
             shutil.rmtree(victim.data_dir / place, ignore_errors=True)
+        self.site.copies_were_taken()
         self.tell(f"{victim.name} lost its disk")
         self.arm(victim)
         victim.start()
@@ -241,6 +243,7 @@ class Rounds:
             place = self.dice.randrange(len(damaged))
             damaged[place] ^= 1 << self.dice.randrange(8)
             file.write_bytes(damaged)
+            self.site.floor[segment_id] = min(self.site.floor[segment_id], self.site.copies()[segment_id] - 1)
             self.tell(f"{victim.name}: a bit of {segment_id[:12]}/{file.name} flipped")
         await self.read_back(await self.site.client.datasets.open(name, version), may_lack=False)
         for each in {each for each, _ in self.truth}:
@@ -296,7 +299,7 @@ class Rounds:
             if how == "append":
                 made = await datasets.append(name, table(seed, rows))
             else:
-                made = await datasets.put(name, table(seed, rows), key="k", parts=4, replicas=2)
+                made = await datasets.put(name, table(seed, rows), key="k", parts=4, replicas=REPLICAS)
             acknowledged = made.version
         except DataUnavailable as error:
             self.tell(f"{how} {name}: {error}")
@@ -309,6 +312,8 @@ class Rounds:
         self.tell(f"{how} {name}, {rows} rows: acknowledged {acknowledged}, new versions {sorted(new)}")
         if acknowledged is not None and new != {acknowledged}:
             raise Wrong(f"{name}: version {acknowledged} was acknowledged, and {sorted(new)} are new")
+        if acknowledged is not None:
+            await self.check_quorum(name, acknowledged)
         if len(new) > 1:
             raise Wrong(f"{name}: one write made the versions {sorted(new)}")
         for version in new:
@@ -316,6 +321,14 @@ class Rounds:
             self.truth[name, version] = [*parent, table(seed, rows)]
             self.site.known |= set(await self.site.listed())
             await self.read_back(await self.site.client.datasets.open(name, version), may_lack=False)
+
+    async def check_quorum(self, name: str, version: int) -> None:
+        """What is visible lies whole on more than half of as many nodes as it should."""
+        for segment_id, place in (await self.site.listed()).items():
+            if place[:2] == (name, version):
+                good = [node.name for node in self.site.nodes.values() if node.fault_of(segment_id) is None]
+                if len(good) < (REPLICAS + 2) // 2:
+                    raise Wrong(f"{name}@{version} was acknowledged, and {segment_id} is whole on {good} only")
 
     async def versions_of(self, name: str) -> set[int]:
         try:
@@ -384,14 +397,26 @@ class Rounds:
         self.blew(f"{victim.name} ({occurrence})", label, when)
         if not victim.has_blown:
             raise Wrong(f"{victim.name} ended by itself:\n{victim.process.log()[-5000:]}")
+        self.look()
         lost = victim.cut_power(self.seed + self.count)
         if is_power_cut:
+            self.site.copies_were_taken()  # those that were not durable yet
             self.report.power_cuts += 1
             self.tell(f"the power cut took {len(lost)} things")
         self.look()
         if self.dice.random() < 0.5 and drained is None:
             await self.read_some()
+        if self.dice.random() < 0.25:
+            await self.stay_away(GRACE_S + SESSION_S + 2 * GRACE_S + 1.0)
         victim.start()
+
+    async def stay_away(self, time_s: float) -> None:
+        """So long that its parts belong to others, and are thrown away where they belong no more."""
+        self.tell(f"it stays away for {time_s:.0f} s")
+        deadline = time.monotonic() + time_s
+        while time.monotonic() < deadline:
+            self.look()
+            await asyncio.sleep(0.1)
 
     def blew(self, who: str, label: str, when: str) -> None:
         self.report.blown[label, when] += 1
@@ -400,9 +425,9 @@ class Rounds:
     # --- Checking ---------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        gone = self.site.copies_left()
-        if gone is not None:
-            raise Wrong(gone)
+        fewer = self.site.too_few()
+        if fewer is not None:
+            raise Wrong(fewer)
 
     async def read_some(self) -> None:
         """While a node is away, all is there: each part has another copy."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ CONSTANTS = {
     "zkd.node.sweeper.ROUND_S": 0.5,
     "zkd.store.segments.INCOMING_KEPT_S": 6.0,
 }
-PLACES = ("segments", "segments.incoming", "segments.trash", "segments.bad")
+REPLICAS = 2
 
 
 class Member:
@@ -113,6 +114,7 @@ class Site:
     nodes: dict[str, Member]
     directory: Path
     known: set[str] = field(default_factory=set)  # segments of versions that were visible and not removed
+    floor: Counter[str] = field(default_factory=Counter)  # of how many copies each must not have fewer
 
     def up(self) -> list[Member]:
         return [node for node in self.nodes.values() if node.is_running]
@@ -120,14 +122,17 @@ class Site:
     # --- The tree, without the product's help -----------------------------------------------------------
 
     async def keepers(self) -> list[Keeper] | None:
-        """The nodes of the ring, if all of them are here."""
+        """The nodes of the ring, if all of them are here in the life that they are in."""
         session, paths = self.client.session, self.client.paths
         try:
             ring = json.loads((await session.get(paths.ring)).data)
+            for each in ring["keepers"]:
+                entry = json.loads((await session.get(paths.node(each["node"]))).data)
+                if entry["pid"] != self.nodes[each["node"]].process.process.pid:
+                    return None  # of a session that has not ended yet
         except NoNode:
             return None
-        here = await session.children(paths.nodes)
-        if ring.get("lost") or {each["node"] for each in ring["keepers"]} - set(here):
+        if ring.get("lost"):
             return None
         return [Keeper(each["node"], each.get("weight", 1.0), each.get("zone")) for each in ring["keepers"]]
 
@@ -136,7 +141,7 @@ class Site:
         session, paths = self.client.session, self.client.paths
         found = {}
         for name in await session.children(paths.datasets):
-            for version in await session.children(paths.versions(name)):
+            for version in await self._children(paths.versions(name)):
                 manifest = json.loads((await session.get(paths.version(name, int(version)))).data)
                 part = 0
                 for digest in manifest["chunks"]:
@@ -175,20 +180,49 @@ class Site:
         session, paths = self.client.session, self.client.paths
         found = []
         for name in await session.children(paths.datasets):
-            versions = await session.children(paths.versions(name))
+            versions = await self._children(paths.versions(name))
             named = set()
             for version in versions:
                 named |= set(json.loads((await session.get(paths.version(name, int(version)))).data)["chunks"])
-            found += [f"{name}/chunks/{each}" for each in set(await session.children(paths.chunks(name))) - named]
+            found += [f"{name}/chunks/{each}" for each in set(await self._children(paths.chunks(name))) - named]
             found += [] if versions else [name]
         return found + [f"holdings/{each}" for each in await self._unknown_holdings()]
+
+    async def _children(self, path: str) -> list[str]:
+        try:
+            return await self.client.session.children(path)
+        except NoNode:
+            return []
 
     async def _unknown_holdings(self) -> set[str]:
         session, paths = self.client.session, self.client.paths
         return set(await session.children(paths.holdings)) - set(await session.children(paths.datasets))
 
-    def copies_left(self) -> str | None:
-        """Which known segment lies nowhere any more."""
-        there = {each for node in self.nodes.values() for place in PLACES for each in node.lying(place)}
-        gone = self.known - there
-        return f"no copy is left of {sorted(gone)[:3]}" if gone else None
+    # --- Copies -----------------------------------------------------------------------------------------
+
+    def copies(self) -> Counter[str]:
+        """On how many nodes each known segment lies, in place or in the trash."""
+        return Counter(
+            segment_id
+            for node in self.nodes.values()
+            for segment_id in (node.lying("segments") | node.lying("segments.trash")) & self.known
+        )
+
+    def too_few(self) -> str | None:
+        """Which known segment has fewer copies than it had and than it should have, by the nodes' own doing."""
+        for _ in range(3):  # one that is moved while we look may be missed once
+            copies = self.copies()
+            fewer = {each for each in self.known if copies[each] < self.floor[each]}
+            if not fewer:
+                break
+        else:
+            some = min(fewer)
+            return f"{len(fewer)} segments lost copies: {some} had {self.floor[some]}, and has {copies[some]}"
+        for each in self.known:
+            self.floor[each] = max(self.floor[each], min(REPLICAS, copies[each]))
+        return None
+
+    def copies_were_taken(self) -> None:
+        """We took some ourselves."""
+        copies = self.copies()
+        self.floor = Counter({each: min(count, copies[each]) for each, count in self.floor.items()})
