@@ -155,6 +155,17 @@ async def test_a_damaged_local_file_is_not_mapped_but_read_from_another_node(nea
         assert same(await (await near.client.datasets.open("a")).read(), written)
 
 
+async def test_a_whole_segment_is_one_question_and_some_columns_are_more(far: Keepers) -> None:
+    written = table()
+    dataset = await far.client.datasets.put("a", written, parts=4, replicas=3)
+    for columns, questions in ((None, 4), (["y", "id", "t", "X"], 4), (["id"], 8), (["X"], 12)):
+        for node in far.nodes.values():
+            node.asked.clear()
+        found = await dataset.read(columns=columns)
+        assert all(np.array_equal(column, written[name]) for name, column in found.items())
+        assert sum(len(node.asked) for node in far.nodes.values()) == questions
+
+
 async def test_rows_come_from_any_replica_and_none_of_a_node_that_is_gone(far: Keepers) -> None:
     written = table()
     dataset = await far.client.datasets.put("a", written, parts=16)

@@ -259,14 +259,15 @@ class Dataset:
         reading = self._plane.reading
         if self.manifest.store is not None:
             return await reading.segment_at(self._plane.remote(self.manifest.store), ref, columns)
+        is_whole = len(columns) == len(self.columns)
         scene, homes = await self._look()
         sources = scene.sources(self.version, part, homes[part])
         try:
-            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped)
+            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped, is_whole=is_whole)
         except DataUnavailable:
             scene, homes = await self._look(anew=True)  # copies may have moved since we looked
             sources = scene.sources(self.version, part, homes[part])
-            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped)
+            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped, is_whole=is_whole)
 
     def _chosen(self, names: Sequence[str] | None) -> list[tuple[int, Column]]:
         """These columns, each with the number of its file."""

@@ -49,10 +49,12 @@ class Reading:
         columns: Sequence[tuple[int, Column]],
         *,
         is_mapped: bool,
+        is_whole: bool,
     ) -> tuple[Numbers, Columns]:
         """The numbers of the segment's rows and these of its columns, each with the number of its file, from 1.
 
-        What lies here is mapped if `is_mapped`, which costs a file descriptor for each, or else read.
+        What lies here is mapped if `is_mapped`, which costs a file descriptor for each, or else read. `is_whole`: these
+        are all columns.
         Raises `DataUnavailable` if nobody has them.
         """
         async with self._turns:
@@ -62,7 +64,7 @@ class Reading:
                     found = await asyncio.to_thread(self._local, directory / ref.id, ref, columns, is_mapped)
                     if found is not None:
                         return found
-            return await self._fetched(scene, sources, ref, columns)
+            return await self._fetched(scene, sources, ref, columns, is_whole)
 
     async def segment_at(
         self, remote: Remote, ref: SegmentRef, columns: Sequence[tuple[int, Column]]
@@ -106,7 +108,12 @@ class Reading:
     # --- From afar ----------------------------------------------------------------------------------------
 
     async def _fetched(
-        self, scene: Scene, sources: Sequence[NodeId], ref: SegmentRef, columns: Sequence[tuple[int, Column]]
+        self,
+        scene: Scene,
+        sources: Sequence[NodeId],
+        ref: SegmentRef,
+        columns: Sequence[tuple[int, Column]],
+        is_whole: bool,
     ) -> tuple[Numbers, Columns]:
         from zkd.net.segment_reads import read_files
 
@@ -116,7 +123,7 @@ class Reading:
         async def ask(node: NodeId) -> tuple[Numbers, Columns]:
             address = scene.address(node)
             assert address is not None, "sources have one"
-            segment, read = await read_files(self._http, [address], token, ref, files)
+            segment, read = await read_files(self._http, [address], token, ref, files, is_whole=is_whole)
             return _arrays(segment, read, columns)
 
         return await first_good(sources, ask, self._pace, ref.size, f"segment {ref.id[:12]} of {ref.rows} rows")

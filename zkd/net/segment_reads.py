@@ -21,6 +21,7 @@ from zkd.store.segment_files import (
     SEGMENT_JSON_BYTES_MAX,
     file_name,
     header_of,
+    json_bytes,
     parse,
     short,
     size_of,
@@ -37,29 +38,67 @@ async def manifest(http: aiohttp.ClientSession, address: str, token: str, ref: S
         if size is None or size > SEGMENT_JSON_BYTES_MAX:
             raise Refused(f"expected at most {SEGMENT_JSON_BYTES_MAX} bytes, got {size}")
         text = b"".join([piece async for piece in pieces(answer.content, size)])
+    return _expected(text, ref), len(text)
+
+
+def _expected(text: bytes, ref: SegmentRef) -> Segment:
+    """The segment that segment.json describes, if it is the one that the manifest lists."""
     segment = parse(text, ref.id)
     if size_of(segment) != ref.size or segment.rows != ref.rows:
         raise DataDamaged(f"{short(ref.id)}: expected {ref.rows} rows in {ref.size} bytes, it has other ones")
-    return segment, len(text)
+    return segment
+
+
+async def _head(chunks: AsyncIterator[bytes], ref: SegmentRef, total: int) -> tuple[bytes, bytes]:
+    """segment.json at the beginning of a packed segment, and what came with it."""
+    length = total - HEAD_BYTES - ref.size  # by its size, as it says itself in its head
+    if not 0 < length <= SEGMENT_JSON_BYTES_MAX:
+        raise Refused(f"expected a segment of {ref.size} bytes, got one of {total} with its manifest")
+    head = b""
+    while len(head) < HEAD_BYTES + length:
+        head += await anext(chunks)
+    if json_bytes(head[:HEAD_BYTES]) != length:
+        raise DataDamaged(f"{short(ref.id)}: expected a segment.json of {length} bytes, it says otherwise")
+    return head[HEAD_BYTES : HEAD_BYTES + length], head[HEAD_BYTES + length :]
+
+
+async def _after(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
 
 
 async def read_files(
-    http: aiohttp.ClientSession, addresses: Sequence[str], token: str, ref: SegmentRef, files: Sequence[int]
+    http: aiohttp.ClientSession,
+    addresses: Sequence[str],
+    token: str,
+    ref: SegmentRef,
+    files: Sequence[int],
+    *,
+    is_whole: bool = False,
 ) -> tuple[Segment, dict[int, bytearray]]:
     """Some .npy files of a segment, by number (0: the rows' numbers, n: column n - 1), verified, in memory.
 
     Goes on at another node where one stops. Raises `DataUnavailable` with what each says. An address may be given
-    more than once to be asked more than once.
+    more than once to be asked more than once. `is_whole` says that these are all its files, as far as is known: then
+    one question is enough.
     """
     faults: list[str] = []
     reading: FilesReading | None = None
     for address in addresses:
         try:
-            if reading is None:
+            url = f"{address}/v1/segments/{ref.id}"
+            if reading is None and is_whole:
+                async with opened(http, url, token, 0, None) as (content, size, total):
+                    chunks = pieces(content, size)
+                    text, rest = await _head(chunks, ref, total)
+                    reading = FilesReading(ref.id, _expected(text, ref), HEAD_BYTES + len(text), files)
+                    if len(files) == len(reading.segment.files):
+                        await reading.take(_after(rest, chunks))
+            elif reading is None:
                 segment, json_size = await manifest(http, address, token, ref)
                 reading = FilesReading(ref.id, segment, HEAD_BYTES + json_size, files)
             while (run := reading.missing()) is not None:
-                url = f"{address}/v1/segments/{ref.id}"
                 async with opened(http, url, token, *run) as (content, size, _):
                     await reading.take(pieces(content, size))
             return reading.segment, reading.done
