@@ -527,3 +527,23 @@ async def test_a_name_that_no_host_can_have_is_a_node_that_is_not_there(
     other = SegmentStore(tmp_path / "other")
     await fetch(http, [address, node.address], TOKEN, made.ref, other)
     assert await got(other, made.id) == made.packed
+
+
+async def test_who_connects_without_a_token_takes_no_more_than_his_share_of_our_files(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkd.net.server.connections_max", lambda: 5)
+    async with serving(tmp_path / "node") as node, session() as http:
+        host, port = node.address.removeprefix("http://").split(":")
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(9)]
+        for _, writer in idle:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: ")
+        with pytest.raises(aiohttp.ClientError):
+            await http.get(f"{node.address}/healthz")
+        ended = [asyncio.create_task(reader.read()) for reader, _ in idle]
+        done, _ = await asyncio.wait(ended, timeout=0.5)
+        assert len(done) == 4
+        for _, writer in idle:
+            writer.close()
+        await asyncio.wait(ended, timeout=5)
+        assert await push(http, node.address, TOKEN, made.directory, made.ref)

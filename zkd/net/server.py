@@ -16,7 +16,9 @@ send data.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -117,12 +119,31 @@ async def serve(
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, read_bufsize=READ_BYTES)
     await runner.setup()
+    most = connections_max()
+
+    def accept() -> asyncio.Protocol:
+        server = runner.server
+        return server() if server is not None and len(server.connections) < most else _Refusal()
+
+    listener: asyncio.Server | None = None
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=tls)
-        await site.start()
-        yield runner.addresses[0][1]
+        listener = await asyncio.get_running_loop().create_server(accept, host, port, ssl=tls)
+        yield listener.sockets[0].getsockname()[1]
     finally:
-        await runner.cleanup()
+        if listener is not None:
+            listener.close()
+        await runner.cleanup()  # of the connections, too
+
+
+def connections_max() -> int:
+    """Half of the files that this process may open: whoever connects needs no token, and the rest is for our work."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 def exposition(samples: Iterable[Sample]) -> str:
