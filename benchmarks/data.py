@@ -227,7 +227,7 @@ async def well(dataset: Dataset, nodes: set[str]) -> None:
 
 
 async def repaired(client: Client, nodes: dict[str, Node], table: Table) -> dict[str, float]:
-    """A node is killed and comes back: how fast its copies are made elsewhere, and how much moves when it joins."""
+    """A node is killed, and comes back empty: how fast copies are made elsewhere, and how many move when it joins."""
     dataset = await client.datasets.put("r", salted(table), key="key", replicas=2)
     everyone = set(nodes)
     await well(dataset, everyone)
@@ -236,17 +236,27 @@ async def repaired(client: Client, nodes: dict[str, Node], table: Table) -> dict
     share = dataset.manifest.size / dataset.parts
     nodes["n3"].kill()
 
-    async def is_seen() -> bool:
-        return "n3" not in {keeper.node for keeper in (await copies.look(client, "r")).ring.keepers}
+    async def ring() -> set[str]:
+        return {keeper.node for keeper in (await copies.look(client, "r")).ring.keepers}
 
-    await until(is_seen, "the ring has it no more", 60.0)
+    async def is_out() -> bool:
+        return "n3" not in await ring()
+
+    async def is_in() -> bool:
+        return "n3" in await ring()
+
+    await until(is_out, "the ring has it no more", 60.0)
     began = time.perf_counter()
     await well(dataset, everyone - {"n3"})
     took = time.perf_counter() - began
     after = {part: set(holders) for part, (holders, _) in enumerate(await dataset.holders())}
     moved = sum(len(after[part] - before[part]) for part in before)
+    shutil.rmtree(nodes["n3"].data_dir)  # what joins is a new machine
     nodes["n3"].start()
+    await until(is_in, "the ring has it again", 60.0)
+    began = time.perf_counter()
     await well(dataset, everyone)
+    took_to_join = time.perf_counter() - began
     homes = [set(each) for _, each in await dataset.holders()]
     joined = sum(len(where - after[part]) for part, where in enumerate(homes))
     await client.datasets.rm("r")
@@ -255,6 +265,7 @@ async def repaired(client: Client, nodes: dict[str, Node], table: Table) -> dict
         "repair s": took,
         "copies made / lost": moved / held,
         "copies moved on join / optimum": joined / held,
+        "join MB/s": joined * share / took_to_join / 1e6,
     }
 
 
