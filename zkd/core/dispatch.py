@@ -187,8 +187,9 @@ class Dispatch:
 
     def _begin(self, entry: Entry, task: Task, now: float) -> None:
         """All is known of it: it waits for its time, for others, or for a node."""
-        for child in self.partwork.known(entry):
-            self._disown(self.tasks[child], now)
+        if self.partwork.is_in_doubt:
+            for child in self.partwork.known(entry):
+                self._disown(self.tasks[child], now)
         if entry.phase is Phase.ASSIGNED:
             return  # a former leader had given it out, and nobody knew yet what it is
         entry.phase = Phase.READY
@@ -620,6 +621,10 @@ class Dispatch:
             entry.size = None
 
     def _queue(self, entry: Entry) -> None:
+        kernel = entry.need.kernel
+        if kernel in self._catalogue.seen and entry.part is None and entry.family is None:
+            self.queues.push(entry)
+            return
         for kernel in entry.kernels:
             if kernel not in self._catalogue.seen:
                 self._strangers.add(kernel, entry.id)

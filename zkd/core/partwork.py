@@ -171,6 +171,11 @@ class PartWork:
         self._children[parent.family.stem].add(task_id)
         return True
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether there are children of whom nobody knows whose they are."""
+        return bool(self._doubtful)
+
     def known(self, parent: Entry) -> list[TaskId]:
         """It is known now what this task is: those that are wrongly said to be children of it."""
         return [child for child in sorted(self._doubtful.pop(parent.id, ())) if not self._adopted(child, parent)]
