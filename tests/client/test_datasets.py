@@ -442,9 +442,21 @@ async def test_rows_of_other_columns_are_not_appended(far: Keepers) -> None:
     await far.client.datasets.put("a", {"x": [1, 2]}, parts=2)
     with pytest.raises(BadRows, match="column 'x': expected int64 as in the rows before, got float64"):
         await far.client.datasets.append("a", {"x": [1.5]})
+    await far.client.datasets.put("c", {"x": [1], "y": [2]}, key="x", label="y", parts=2)
+    with pytest.raises(BadRows, match="columns: expected 'x', 'y' as in the rows before; 'y' is missing"):
+        await far.client.datasets.append("c", {"x": [1]})
     with pytest.raises(DatasetNotFound, match="there is no dataset b"):
         await far.client.datasets.append("b", {"x": [1]})
     assert list(await far.client.datasets.versions("a")) == [1]
+
+
+async def test_text_that_looks_like_numbers_is_appended_to_text(far: Keepers, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text("zip,x\n00123,1\n50667,2\n")
+    second.write_text("zip,x\n1011512,3\n")
+    await far.client.datasets.put("a", first, key="zip", parts=2)
+    more = await far.client.datasets.append("a", second)
+    assert (await more.read())["zip"].tolist() == ["00123", "50667", "1011512"]
 
 
 async def test_what_is_not_there_is_said(far: Keepers) -> None:

@@ -141,7 +141,7 @@ def test_given_types_count(tmp_path: Path) -> None:
         ("a,b\n1,yes\n", {"dtypes": {"b": "bool"}}, "a.csv:2: column 'b': expected bool, got 'yes'"),
         ("a,b\n1,abcd\n", {"dtypes": {"b": "<U3"}}, "a.csv:2: column 'b': expected <U3, got 'abcd'"),
         ("a,b\n1,13/1/2020\n", {"dtypes": {"b": "<M8[D]"}}, "a.csv:2: column 'b': expected datetime64"),
-        ("a,b\n1,2\n", {"dtypes": {"z": "int64"}}, "dtypes: expected columns of .*, got 'z'"),
+        ("a,b\n1,2\n", {"dtypes": {"z": "int64"}}, "expected a column 'z' among 'a', 'b'"),
         ("a,b\n1,2\n", {"dtypes": {"a": "O"}}, "expected a plain dtype"),
         ("a,b\n1," + "x" * 5000 + "\n", {}, "a.csv:2: column 'b': expected at most 4096 characters, got 5000"),
         ('a,b\n1,"' + "x" * 200_000 + '"\n', {}, "a.csv:2: expected CSV: field larger than field limit"),
@@ -155,8 +155,14 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, options
 def test_bytes_that_are_no_utf8_are_refused_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"a,b\n1,x\n2,\xff\n")
-    with pytest.raises(BadRows, match=r"a\.csv:3: column 'b': expected <U1, got"):
+    with pytest.raises(BadRows, match=r"a\.csv:3: column 'b': expected UTF-8, got b'\\xff'"):
         table(path)
+
+
+def test_a_column_said_to_be_text_is_as_wide_as_its_widest_cell(tmp_path: Path) -> None:
+    read = table(write(tmp_path, "zip,x\n10115,1\n123456,2\n"), dtypes={"zip": "U"})
+    assert read["zip"].tolist() == ["10115", "123456"]
+    assert read["zip"].dtype == np.dtype("<U6")
 
 
 def test_a_gzip_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:

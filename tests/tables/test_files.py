@@ -175,7 +175,7 @@ def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "says"),
     [
-        (pa.array([1, None, 3]), "column 'x': 1 values of type int64 are missing from row 1 on; fill them"),
+        (pa.array([1, None, 3]), "column 'x': expected int64 in every row, 1 missing from row 1 on; fill them"),
         (pa.array([[1], [2, 3]]), "column 'x': expected numbers, truth values.* got list"),
         (pa.array([{"a": 1}]), "column 'x': expected .* got struct"),
         (pa.array(["a\0"]), "column 'x': expected text that does not end in a NUL, got one in row 0"),

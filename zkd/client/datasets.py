@@ -161,7 +161,9 @@ class Datasets:
         expect_name(name)
         _expect_counts(parts, replicas)
         if not replace and name in await self._editions.current():
-            raise DatasetExists(f"there is a dataset {name} already; put a new version with replace, or append rows")
+            raise DatasetExists(
+                f"there is a dataset {name} already: `replace` makes a new version of it, `append` adds rows"
+            )
         scene = await copies.look(self._client, name)
         if store is None:
             wanted = Wanted(key, label, parts, replicas or max(1, min(2, len(scene.keepers))))
@@ -196,7 +198,12 @@ class Datasets:
             if draft.current != manifest.version:
                 raise DatasetExists(f"somebody else made version {draft.current} of {name} meanwhile; append again")
 
-        dtypes = {column.name: column.dtype for column in manifest.columns if column.dtype[1] not in "US"}
+        # Text that happens to look like numbers this time is still text, and may be wider.
+        dtypes = {
+            column.name: "U" if column.dtype[1] == "U" else column.dtype
+            for column in manifest.columns
+            if not column.shape
+        }
         return await self._make(name, source_of(data, header, dtypes), wanted, old, manifest.store, is_same, progress)
 
     async def rm(self, name: str, version: int | None = None) -> None:

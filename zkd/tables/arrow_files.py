@@ -110,7 +110,7 @@ def _refuse_missing(column: Any, where: str, row: int) -> None:
         first = row + int(np.flatnonzero(np.asarray(column.is_null()))[0])
         advice = "fill them, or cast the column to double"
         raise BadRows(
-            where, f"{column.null_count} values of type {column.type} are missing from row {first} on; {advice}"
+            where, f"expected {column.type} in every row, {column.null_count} missing from row {first} on; {advice}"
         )
 
 

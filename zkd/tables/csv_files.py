@@ -8,9 +8,11 @@ What a column is, is decided by all of its cells, by the first of these rules th
     anything else                                                 text, as wide as the widest; an empty cell is ""
 
 So 007 stays text, and so do whole numbers of more than 64 bits: no digit is lost unasked. Spaces around numbers do
-not count. `dtypes` says what some columns are instead. The first line is a header unless it has a cell that is a
-number; columns without a header are c0, c1, ... The delimiter is the one of , ; | and tab that is most frequent in
-the first line. Files are UTF-8, quoted with double quotes, and may be gzipped.
+not count. `dtypes` says what some columns are instead; `U` is text as wide as the widest cell.
+
+The first line is a header unless it has a cell that is a number; columns without a header are c0, c1, ... The
+delimiter is the one of , ; | and tab that is most frequent in the first line. Files are UTF-8, quoted with double
+quotes, and may be gzipped.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from zkd.tables.columns import KINDS, TEXT_WIDTH_MAX, Columns, refuse_bad_names
 BATCH_LINES = 1 << 15
 DELIMITERS = ",;\t|"
 SHOWN = 40  # characters of a bad cell
+NAMED_MAX = 8  # columns in a message
+ANY_TEXT = np.dtype("<U0")  # as wide as the widest cell
 
 _END = "\x1f"  # after each cell, where a whole column is looked at in one go
 _WHOLE = r"(?:0|-?[1-9][0-9]*)"
@@ -61,7 +65,7 @@ def read(path: Path, *, header: bool | None, dtypes: Mapping[str, str]) -> Itera
             if name not in given:
                 guess.see(cells)
             guess.check_width(path, name, cells, batch.lines)
-    kinds = [given.get(name) or guess.dtype() for name, guess in zip(names, guesses, strict=True)]
+    kinds = [_kind(given.get(name), guess) for name, guess in zip(names, guesses, strict=True)]
     if not rows:
         yield {name: np.empty(0, kind) for name, kind in zip(names, kinds, strict=True)}
     for batch in _batches(path, len(names), has_header):
@@ -192,11 +196,20 @@ class _Guess:
         return np.dtype(f"<U{self.width}")
 
 
+def _kind(given: np.dtype[np.generic] | None, guess: _Guess) -> np.dtype[np.generic]:
+    if given is None:
+        return guess.dtype()
+    return np.dtype(f"<U{guess.width}") if given == ANY_TEXT else given
+
+
 def _given(path: Path, names: Sequence[str], dtypes: Mapping[str, str]) -> dict[str, np.dtype[np.generic]]:
-    given = {}
+    given: dict[str, np.dtype[np.generic]] = {}
     for name, text in dtypes.items():
         if name not in names:
-            raise BadRows("dtypes", f"expected columns of {path}, got {name!r}")
+            raise BadRows(str(path), f"expected a column {name!r} among {', '.join(map(repr, names[:NAMED_MAX]))}")
+        if text == "U":
+            given[name] = ANY_TEXT
+            continue
         try:
             given[name] = parse_dtype(text, f"dtypes[{name!r}]")
         except BadRecord as error:
@@ -217,6 +230,9 @@ def _converted(path: Path, name: str, dtype: np.dtype[np.generic], cells: Sequen
     for cell, line in zip(cells, lines, strict=True):
         try:
             _array(dtype, [cell])
+        except UnicodeEncodeError:
+            octets = cell.encode(errors="surrogateescape")[:SHOWN]
+            raise BadRows(f"{path}:{line}: column {name!r}", f"expected UTF-8, got {octets!r}") from None
         except (ValueError, OverflowError):
             raise BadRows(f"{path}:{line}: column {name!r}", f"expected {dtype}, got {cell[:SHOWN]!r}") from None
     raise AssertionError("a column cannot be read whose cells can be")

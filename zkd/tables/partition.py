@@ -107,8 +107,8 @@ class Partition:
     def add(self, batch: Any) -> int:
         """Take in these rows, which follow those before; how many they are. Raises `BadRows`, having taken none."""
         columns = checked(batch)
-        refuse_bad_key(columns, self._key, self._label)
         wanted = joined(self.columns, columns) if self.columns else [described(*pair) for pair in columns.items()]
+        refuse_bad_key(columns, self._key, self._label)
         count = len(next(iter(columns.values())))
         chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (row_bytes(wanted) + ROW_NUMBER_BYTES)))
         # Bad keys are found before anything of the batch is kept.
