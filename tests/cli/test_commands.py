@@ -68,7 +68,7 @@ def test_run_works_on_the_parts_of_a_dataset(zkd: Zkd, tmp_path: Path) -> None:
     assert json.loads(some.out) == [json.loads(rows.out)[3], json.loads(rows.out)[0]]
     bad = zkd("run", "numpy.size", "--dataset", "partly", "--columns", "w")
     assert bad.code != 0
-    assert "expected a column of partly@1, k, v, got 'w'" in bad.err
+    assert "expected one of k, v, the columns of partly@1, got 'w'" in bad.err
     assert zkd("run", "numpy.size", "--columns", "v").code != 0
 
 

@@ -197,8 +197,8 @@ def test_a_lost_home_leaves_it_to_the_other() -> None:
     [
         ({"dataset": "d@1", "partition": 4}, "$.partition", "a part of d@1, 0 to 3, got 4"),
         ({"dataset": "d@1", "parts": [1, 9]}, "$.parts[1]", "a part of d@1, 0 to 3, got 9"),
-        ({"dataset": "d@1", "partition": 0, "columns": ["x", "z"]}, "$.columns[1]", "a column of d@1, x, y, got 'z'"),
-        ({"dataset": "d@1", "columns": ["z"]}, "$.columns[0]", "a column of d@1, x, y, got 'z'"),
+        ({"dataset": "d@1", "partition": 0, "columns": ["x", "z"]}, "$.columns[1]", "the columns of d@1, got 'z'"),
+        ({"dataset": "d@1", "columns": ["z"]}, "$.columns[0]", "the columns of d@1, got 'z'"),
         (
             {"dataset": "d@2", "partition": 0},
             "$.dataset",

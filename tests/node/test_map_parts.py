@@ -218,7 +218,7 @@ async def test_what_is_not_there_is_rejected_with_what_was_expected(site: Site, 
     for given, says in (
         ({"dataset": "digit"}, "there is no dataset 'digit'"),
         ({"dataset": "digits@7"}, "no version 7"),
-        ({"dataset": "digits", "columns": ["z"]}, "expected a column of digits@1, x, y, got 'z'"),
+        ({"dataset": "digits", "columns": ["z"]}, "expected one of x, y, the columns of digits@1, got 'z'"),
         ({"dataset": "digits", "parts": [8]}, "0 to 7, got 8"),
         ({"dataset": "digits", "combine": "combine_momets"}, "did you mean 'combine_moments'"),
     ):

@@ -49,12 +49,18 @@ def data_command() -> None:
 @click.option("--key", metavar="COLUMN", help="Find rows by it; by default by their number.")
 @click.option("--label", metavar="COLUMN", help="What models are to predict.")
 @click.option("--parts", type=int, help="A power of two; by default as the size asks for.")
-@click.option("--replicas", type=int, help="Copies of each part; by default 2.")
+@click.option("--replicas", type=int, help="Copies of each part; by default 2, on a single node 1.")
 @click.option("--store", metavar="URL", help="Keep parts at s3://bucket/prefix or file:///directory, not on nodes.")
 @click.option("--replace", is_flag=True, help="Make a new version of a dataset that is there.")
 @click.option("--append", is_flag=True, help="Add the rows to those of a dataset that is there.")
 @click.option("--header/--no-header", default=None, help="CSV: the first line has names.")
-@click.option("--dtype", "dtypes", multiple=True, metavar="COLUMN=DTYPE", help="CSV: such as --dtype zip=U5.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    metavar="COLUMN=DTYPE",
+    help="CSV: such as zip=U5, or zip=U for text of any width.",
+)
 @output_options
 @with_client
 async def put(
@@ -93,6 +99,11 @@ async def put(
         click.echo(f"{name}@{dataset.version}: {said}")
     else:
         write_fields(_row(manifest), output)
+    if manifest.store is None:
+        _, homes = (await dataset.holders())[0]
+        if len(homes) < manifest.replicas:
+            count = f"{len(homes)} node{'' if len(homes) == 1 else 's'}"
+            click.echo(f"there are no more copies of a part than nodes that keep data, now {count}", err=True)
 
 
 def _dtypes(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -107,7 +118,12 @@ def _dtypes(pairs: tuple[str, ...]) -> dict[str, str]:
 
 @data_command.command(short_help="Write a dataset, or the rows with one key, to a file or as CSV.")
 @click.argument("name")
-@click.option("-O", "path", type=click.Path(path_type=Path), help="*.npz, .npy, .csv, .parquet, .arrow; else CSV here.")
+@click.option(
+    "-O",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Into this file: *.npz, .npy, .csv, .parquet, .arrow. By default CSV on stdout.",
+)
 @click.option("--columns", metavar="A,B", help="Only these.")
 @click.option("--part", "parts", type=int, multiple=True, help="Only this part; may be given several times.")
 @click.option("--key", help="Only the rows with this key, from the node that has them.")
@@ -141,7 +157,7 @@ async def get(
 
 @data_command.command(short_help="Remove a dataset, or one of its versions.")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask; without a terminal nobody is asked.")
 @with_client
 async def rm(client: Client, name: str, yes: bool) -> None:
     """Remove NAME with all its versions, or NAME@VERSION alone. The nodes remove the files some time later."""

@@ -249,6 +249,8 @@ class Calls:
         """
         if not isinstance(dataset, str):
             dataset = f"{dataset.name}@{dataset.version}"
+        if isinstance(columns, str):  # which is a sequence of texts, too
+            raise BadRecord("columns", f"expected a list of names, got the text {columns!r}")
         chosen = None if parts is None else [int(part) for part in parts]
         if chosen == []:
             raise BadRecord("parts", "expected at least one part")

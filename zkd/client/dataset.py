@@ -271,6 +271,8 @@ class Dataset:
 
     def _chosen(self, names: Sequence[str] | None) -> list[tuple[int, Column]]:
         """These columns, each with the number of its file."""
+        if isinstance(names, str):  # which is a sequence of texts, too
+            raise BadRows("columns", f"expected a list of names, got the text {names!r}")
         there = {column.name: (number, column) for number, column in enumerate(self.columns, 1)}
         wanted = list(there) if names is None else list(names)
         for name in wanted:

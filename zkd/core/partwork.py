@@ -64,7 +64,7 @@ def fault_of(task: Task, manifest: Manifest) -> Fault | None:
     for number, column in enumerate(task.columns):
         if column not in known and column != ROWS:
             more = f" or {len(known) - NAMED_MAX} more" if len(known) > NAMED_MAX else ""
-            message = f"expected a column of {of}, {', '.join(known[:NAMED_MAX])}{more}, got {column!r}"
+            message = f"expected one of {', '.join(known[:NAMED_MAX])}{more}, the columns of {of}, got {column!r}"
             return Fault("dataset", f"$.columns[{number}]: {message}", path=f"$.columns[{number}]")
     return None
 
