@@ -59,7 +59,7 @@ def data_command() -> None:
     "dtypes",
     multiple=True,
     metavar="COLUMN=DTYPE",
-    help="CSV: such as zip=U5, or zip=U for text of any width.",
+    help="CSV: such as 'day=<M8[D]', zip=U5, or zip=U for text of any width.",
 )
 @output_options
 @with_client
@@ -102,8 +102,8 @@ async def put(
     if manifest.store is None:
         _, homes = (await dataset.holders())[0]
         if len(homes) < manifest.replicas:
-            count = f"{len(homes)} node{'' if len(homes) == 1 else 's'}"
-            click.echo(f"there are no more copies of a part than nodes that keep data, now {count}", err=True)
+            copies = f"{len(homes)} {'copy' if len(homes) == 1 else 'copies'}"
+            click.echo(f"each part has {copies} until more nodes keep data; `zkd get nodes` says who is here", err=True)
 
 
 def _dtypes(pairs: tuple[str, ...]) -> dict[str, str]:
