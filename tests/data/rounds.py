@@ -243,7 +243,8 @@ class Rounds:
             place = self.dice.randrange(len(damaged))
             damaged[place] ^= 1 << self.dice.randrange(8)
             file.write_bytes(damaged)
-            self.site.floor[segment_id] = min(self.site.floor[segment_id], self.site.copies()[segment_id] - 1)
+            self.site.spoiled.add((victim.name, segment_id))
+            self.site.copies_were_taken()
             self.tell(f"{victim.name}: a bit of {segment_id[:12]}/{file.name} flipped")
         await self.read_back(await self.site.client.datasets.open(name, version), may_lack=False)
         for each in {each for each, _ in self.truth}:
@@ -487,6 +488,7 @@ class Rounds:
                 fault = node.fault_of(segment_id)
                 if fault is not None:
                     raise Wrong(f"{node.name} {segment_id}: {fault}")
+        self.site.spoiled.clear()  # all of them are good again
         deadline = time.monotonic() + 15.0
         while rests := await self.rests():
             if time.monotonic() > deadline:

@@ -114,6 +114,7 @@ class Site:
     nodes: dict[str, Member]
     directory: Path
     known: set[str] = field(default_factory=set)  # segments of versions that were visible and not removed
+    spoiled: set[tuple[str, str]] = field(default_factory=set)  # node and segment: a copy that we damaged is none
     floor: Counter[str] = field(default_factory=Counter)  # of how many copies each must not have fewer
 
     def up(self) -> list[Member]:
@@ -206,6 +207,7 @@ class Site:
             segment_id
             for node in self.nodes.values()
             for segment_id in (node.lying("segments") | node.lying("segments.trash")) & self.known
+            if (node.name, segment_id) not in self.spoiled
         )
 
     def too_few(self) -> str | None:
