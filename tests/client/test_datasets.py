@@ -17,7 +17,7 @@ from tests.client.keepers import Keepers, keepers
 from tests.store.serving import peer
 from zkd.client import Client
 from zkd.client.dataset import Dataset
-from zkd.client.sending import Progress, quorum
+from zkd.client.sending import Progress, Sending, quorum
 from zkd.codec import encode
 from zkd.core.datasets import holding
 from zkd.core.placement import hash_key, part_of, place
@@ -590,3 +590,21 @@ async def test_a_peer_that_lies_or_stalls_costs_a_try(far: Keepers, how: str, mo
         await far.session.create(far.paths.holding("a", "liar"), encode(holding("liar-1", {1: 15})))
         assert same(await (await far.client.datasets.open("a")).read(), written)
     assert dataset.rows == 1000
+
+
+async def test_who_begins_while_the_rest_of_a_dataset_is_removed_publishes(
+    far: Keepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He who removes takes `writers/`, then the other directories: one may begin in between."""
+    session, paths = far.session, far.client.paths
+    sent = Sending.run
+
+    async def run(self: Sending) -> Any:
+        for path in (paths.chunks("a"), paths.versions("a")):
+            await session.delete(path, -1)
+        return await sent(self)
+
+    monkeypatch.setattr(Sending, "run", run)
+    async with asyncio.timeout(10):
+        await far.client.datasets.put("a", table(100), parts=4)
+    assert same(await (await far.client.datasets.open("a")).read(), table(100))

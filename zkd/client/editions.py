@@ -14,6 +14,7 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from zkd import codec
@@ -184,9 +185,9 @@ class Editions:
         ]
         give_up = time.monotonic() + OUTAGE_MAX_S
         while True:
-            for digest, text in chunks.items():
-                await self._put_chunk(paths.chunk(name, digest), text)
             try:
+                for digest, text in chunks.items():
+                    await self._put_chunk(paths.chunk(name, digest), text)
                 await self._box.session.multi(ops)
                 return
             except MultiFailed as error:
@@ -203,10 +204,25 @@ class Editions:
                 if not isinstance(error.cause, NoNode) or time.monotonic() >= give_up:
                     raise error.cause from None
                 # A version that shared a chunk was removed in this moment: the chunk is made again.
+                await self._mend(name)
+            except NoNode:
+                if time.monotonic() >= give_up or not await self._mend(name):
+                    raise DataUnavailable(f"{name}: it was removed while the parts were sent; try again") from None
             except NO_ANSWER as error:
                 await self._box.catch_up(give_up, error)
                 if isinstance(error, OutcomeUnknown) and await self._is_ours(create):
                     return
+
+    async def _mend(self, name: str) -> bool:
+        """Make the directories anew that somebody took who removed the rest of an older dataset, and did not see us
+        begin. False if all of the dataset is gone."""
+        for path in (self._paths.versions(name), self._paths.chunks(name)):
+            with suppress(NodeExists):
+                try:
+                    await self._again(partial(self._box.session.create, path))
+                except NoNode:
+                    return False
+        return True
 
     async def _is_ours(self, create: Create) -> bool:
         try:
