@@ -114,7 +114,9 @@ class Site:
     nodes: dict[str, Member]
     directory: Path
     known: set[str] = field(default_factory=set)  # segments of versions that were visible and not removed
-    spoiled: set[tuple[str, str]] = field(default_factory=set)  # node and segment: a copy that we damaged is none
+    spoiled: set[tuple[str, str]] = field(
+        default_factory=set
+    )  # node and segment: a copy that we damaged is none until it is good
     floor: Counter[str] = field(default_factory=Counter)  # of how many copies each must not have fewer
 
     def up(self) -> list[Member]:
@@ -203,6 +205,7 @@ class Site:
 
     def copies(self) -> Counter[str]:
         """On how many nodes each known segment lies, in place or in the trash."""
+        self.spoiled = {each for each in self.spoiled if self.nodes[each[0]].fault_of(each[1]) is not None}
         return Counter(
             segment_id
             for node in self.nodes.values()
