@@ -304,6 +304,14 @@ class DataDamaged(ZkdError):
     """Bytes that are not what their digest says, or a file that is not what its manifest says."""
 
 
+class BadTraining(ZkdError):
+    """Data, options or answers that a model cannot be trained from. The message says where, and what to do."""
+
+
+class NoOptimum(BadTraining):
+    """The loss has no single minimum: columns are collinear, or classes separable, and nothing is penalised."""
+
+
 def by_code(classes: Sequence[type[ZooKeeperError]]) -> dict[int, type[ZooKeeperError]]:
     return {cls.code: cls for cls in classes if cls.code is not None}
 
