@@ -75,4 +75,4 @@ def _order(rows: int, seed: int, epoch: int, part: int) -> Indices:
 
 
 def _generator(seed: int, number: int, part: int, use: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number, part, use])))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([use, seed, number, part])))

@@ -1,0 +1,178 @@
+"""Newton's method with the exact Hessian of all rows: few rounds, each of which moves size^2 / 2 numbers.
+
+A full step first; where F does not fall, half of it, and each trial is a round. With l1 the step minimises the
+quadratic model plus l1 by coordinate descent (proximal Newton; Lee, Sun and Saunders, SIAM J. Optim. 24(3), 2014).
+Without a penalty the Hessian also shows whether there is one minimum at all: collinear columns have no curvature in
+some direction, separable classes lose it on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from zkd.errors import NoOptimum
+from zkd.models.model import Matrix, Model, Vector
+from zkd.models.objective import Penalty, Point, is_lower
+from zkd.models.partials import Wants
+
+TRIALS_MAX = 40
+FLAT = 1e-12  # of the largest curvature a parameter, in units where each parameter's own is 1
+FADED = 1e-7  # of a direction's first curvature: a step of Newton on separable classes leaves 1/e
+SWEEPS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Newton:
+    model: Model
+    penalty: Penalty
+    at: Vector  # where it wants F, its gradient and its Hessian
+    current: Point | None = None
+    direction: Vector | None = None
+    step: float = 1.0
+    trials: int = 0
+    first_hessian: Matrix | None = None
+    is_accepted: bool = False  # whether the last point became the current one
+    error: float | None = None  # estimate of |w - w*|: the length of the next full step
+    stopped: str = ""
+
+    @property
+    def wants(self) -> Wants:
+        return "hessian"
+
+    def told(self, point: Point) -> Newton:
+        """Raises `NoOptimum` where the Hessian shows that nothing holds the parameters in some direction."""
+        if self.current is not None and not self._is_acceptable(point):
+            if self.trials >= TRIALS_MAX:
+                return replace(self, is_accepted=False, stopped="precision")
+            assert self.direction is not None
+            step = 0.5 * self.step
+            at = self.current.w + step * self.direction
+            return replace(self, at=at, step=step, trials=self.trials + 1, is_accepted=False)
+        assert point.hessian is not None
+        if not np.isfinite(point.total):
+            return replace(self, is_accepted=False, stopped="diverged")
+        first = point.hessian if self.first_hessian is None else self.first_hessian
+        if self.penalty.l2 == 0.0 and self.penalty.l1 == 0.0:
+            refuse_flat(self.model, point.hessian, first)
+        direction = _direction(self.model, self.penalty, point)
+        error = float(np.linalg.norm(direction))
+        return replace(
+            self,
+            at=point.w + direction,
+            current=point,
+            direction=direction,
+            step=1.0,
+            trials=0,
+            first_hessian=first,
+            is_accepted=True,
+            error=error,
+        )
+
+    def _is_acceptable(self, point: Point) -> bool:
+        assert self.current is not None
+        if not (np.isfinite(point.total) and np.all(np.isfinite(point.gradient))):
+            return False
+        return is_lower(point.total, self.current.total)
+
+
+def lifted(model: Model, hessian: Matrix, *, is_penalised: bool) -> Matrix:
+    """The Hessian with unit-like curvature where the loss has none by construction, so that it can be inverted.
+
+    Those are shifts of all classes of a softmax, and constant columns: gradients have no part there, so a step has none.
+    """
+    idle = model.idle_directions(is_penalised=is_penalised)
+    scale = float(np.mean(np.diag(hessian))) or 1.0
+    hessian = hessian + scale * (idle.T @ idle)
+    return hessian + np.diag(np.where(np.diag(hessian) <= 1e-14 * scale, scale, 0.0))
+
+
+def refuse_flat(model: Model, hessian: Matrix, first: Matrix, names: Sequence[str] = ()) -> None:
+    """Raises `NoOptimum` where an unpenalised problem has no single minimum. `first` is the Hessian at the start."""
+    start = lifted(model, first, is_penalised=False)
+    root = np.sqrt(np.diag(start))
+    values, vectors = np.linalg.eigh(start / np.outer(root, root))
+    if values[0] < FLAT * len(values):
+        raise NoOptimum(
+            f"columns are collinear: {_named(model, vectors[:, 0] / root * root.mean(), names)} make up one another, so "
+            "their weights cannot be told apart. Leave one out, or set l2 > 0"
+        )
+    if first is hessian or not model.has_classes:
+        return
+    whitened = vectors / np.sqrt(values) / root[:, None]
+    now = lifted(model, hessian, is_penalised=False)
+    left, ways = np.linalg.eigh(whitened.T @ now @ whitened)
+    if left[0] < FADED:
+        raise NoOptimum(
+            f"classes are separable by {_named(model, whitened @ ways[:, 0], names)}: the loss goes on falling as those "
+            "weights grow, and there is no optimum. Set l2 > 0"
+        )
+
+
+def _named(model: Model, direction: Vector, names: Sequence[str]) -> str:
+    """The features that matter in a direction, the intercept among them."""
+    rows = np.abs(direction.reshape(model.shapes[0])).max(axis=1)
+    large = [index for index in np.argsort(-rows).tolist() if rows[index] > 0.05 * rows.max()][:6]
+    known = [*(names or [f"feature {index}" for index in range(model.features)]), "the intercept"]
+    return ", ".join(known[index] for index in sorted(large))
+
+
+def _direction(model: Model, penalty: Penalty, point: Point) -> Vector:
+    assert point.hessian is not None
+    hessian = lifted(model, point.hessian, is_penalised=penalty.l2 > 0 or penalty.l1 > 0)
+    if penalty.l1 > 0:
+        return _with_l1(hessian, point, penalty.l1, model.penalised())
+    direction: Vector = -solved(hessian, point.gradient)
+    return direction
+
+
+def solved(hessian: Matrix, right: Matrix) -> Matrix:
+    """``H^-1 right`` by Cholesky in units where each parameter's own curvature is 1, refined once.
+
+    Raises `NoOptimum` where H is not positive definite.
+    """
+    root = np.sqrt(np.diag(hessian))
+    scaled = hessian / np.outer(root, root)
+    try:
+        lower = np.linalg.cholesky(scaled)
+    except np.linalg.LinAlgError:
+        raise NoOptimum("the Hessian is singular to machine precision; set l2 > 0, or a larger one") from None
+    columns = (right.T / root).T
+
+    def once(b: Matrix) -> Matrix:
+        half: Matrix = np.linalg.solve(lower.T, np.linalg.solve(lower, b))
+        return half
+
+    x = once(columns)
+    x += once(columns - scaled @ x)
+    result: Matrix = (x.T / root).T
+    return result
+
+
+def _with_l1(hessian: Matrix, point: Point, l1: float, mask: np.ndarray) -> Vector:
+    """Minimises ``g'd + d'Hd/2 + l1 |w + d|_1`` by coordinate descent, first over all, then over what is not 0."""
+    d = np.zeros_like(point.w)
+    slope = point.gradient.copy()  # g + H d
+    diagonal = np.diag(hessian)
+    shrink = np.where(mask, l1, 0.0)
+    tolerance = 1e-12 * max(1.0, float(np.abs(point.w).max()))
+    active = np.arange(len(d))
+    for _ in range(SWEEPS_MAX):
+        largest = 0.0
+        for j in active.tolist():
+            now = point.w[j] + d[j]
+            free = now - slope[j] / diagonal[j]
+            new = np.sign(free) * max(abs(free) - shrink[j] / diagonal[j], 0.0)
+            move = new - now
+            if move != 0.0:
+                d[j] += move
+                slope += move * hessian[j]
+                largest = max(largest, abs(move))
+        is_whole = len(active) == len(d)
+        if largest <= tolerance and is_whole:
+            break
+        done = largest <= tolerance
+        active = np.arange(len(d)) if done else np.flatnonzero((point.w + d != 0.0) | ~mask)
+    return d

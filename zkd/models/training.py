@@ -1,0 +1,367 @@
+"""A training run as a step machine: what every part is to be asked next, and what its answers change.
+
+    run = start(plan, counts)
+    while (ask := run.ask) is not None:
+        run = run.told(merge(partial(plan.model, ask, rows, scaler, part=n) for n, rows in every part))
+    run.outcome
+
+No clock, no I/O; the same answers lead to the same bits, so a run can be packed after any round and go on elsewhere
+(`checkpoints`). Why it ended:
+
+    tolerance    the weights are within `tol` of the optimum: |slope| <= tol x l2 for convex models with l2 > 0; without,
+                 the next Newton step is below tol x max(1, |w|), or |slope| <= tol x the weight of all rows
+    stalled      F changed by less than 1e-12 of itself and the slope had no new minimum, 30 times in a row (newton: 3):
+                 as good as floats allow
+    precision    no step along the direction lowers F any more: the same
+    patience     the held-out loss did not get better for `patience` rounds; the best round is restored
+    epochs, max_rounds, privacy (the budget is used up), diverged (F became infinite or NaN)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from zkd.errors import BadTraining, NoOptimum
+from zkd.models.descent import Descent
+from zkd.models.lbfgs import Lbfgs
+from zkd.models.model import Matrix, Model, TargetMean, Vector, first_parameters
+from zkd.models.newton import Newton, refuse_flat
+from zkd.models.objective import Penalty, Point, certificate, point
+from zkd.models.partials import HESSIAN_MAX, Ask, Partial, Totals, Wants, totals
+from zkd.models.plan import Plan
+from zkd.models.privacy import epsilon_of, noise_vector
+from zkd.models.stochastic import Average, Stochastic
+
+State: TypeAlias = Newton | Lbfgs | Descent | Stochastic | Average
+
+STALL = 1e-12
+STALLS_MAX = 30
+STALLS_OF_NEWTON = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is known of the training rows before round one (`survey`). `rows` and `weight` are of training rows."""
+
+    rows: int
+    weight: float
+    target: TargetMean
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round over all rows. `total` is F, `loss` and `held_loss` are means a unit of weight; `held_loss` may be NaN.
+
+    `is_accepted` is False for a trial of a line search that was not taken.
+    """
+
+    number: int
+    stage: int
+    total: float
+    slope: float
+    loss: float
+    held_loss: float
+    is_accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    held_loss: float
+    w: Vector
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The end of one penalty of a path."""
+
+    l2: float
+    w: Vector
+    total: float
+    slope: float
+    loss: float
+    held_loss: float
+    bound: float | None
+    reason: str
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run. `bound` is of |v - v*|, the weights without intercepts, in standardised units.
+
+    `is_approximate` says that the parameters are not meant to be those of the optimum: means of local ones, noised,
+    stopped early, or a net's.
+    """
+
+    w: Vector
+    l2: float
+    total: float
+    slope: float
+    loss: float
+    held_loss: float
+    bound: float | None
+    reason: str
+    rounds: int
+    is_approximate: bool
+    epsilon: float | None
+    notes: tuple[str, ...]
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    plan: Plan
+    counts: Counts
+    state: State
+    number: int = 0  # rounds answered
+    history: tuple[Round, ...] = ()
+    accepted: Point | None = None
+    stage: int = 0
+    stages: tuple[Stage, ...] = ()
+    best: Best | None = None
+    waited: int = 0  # accepted rounds since the best
+    stalls: int = 0
+    least_slope: float = np.inf
+    first_hessian: Matrix | None = None
+    checked: str = ""  # the reason that awaits a look at the Hessian
+    l2_raised: float = 0.0
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def penalty(self) -> Penalty:
+        penalty = self.plan.penalty(self.stage)
+        return replace(penalty, l2=max(penalty.l2, self.l2_raised))
+
+    @property
+    def ask(self) -> Ask | None:
+        """What to ask every part; None when the run is over."""
+        if self.reason:
+            return None
+        if self.checked:
+            assert self.accepted is not None
+            return Ask(self.accepted.w, "hessian")
+        state = self.state
+        if isinstance(state, Average):
+            return Ask(state.at, local=state.local)
+        if isinstance(state, Stochastic):
+            clip = None if self.plan.privacy is None else self.plan.privacy.clip
+            choice = state.choice
+            if state.rate is not None:
+                return Ask(state.at, sample=choice, clip=clip)  # type: ignore[arg-type]
+            return Ask(state.at, batch=choice)  # type: ignore[arg-type]
+        wants: Wants = "hessian" if self._is_in_doubt and self.first_hessian is None else state.wants
+        return Ask(state.at, wants)
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether there may be no single optimum, and the optimiser would not notice."""
+        penalty = self.penalty
+        free = penalty.l2 == 0.0 and penalty.l1 == 0.0
+        return free and isinstance(self.state, Lbfgs | Descent) and self.plan.model.is_convex
+
+    def told(self, merged: Partial) -> Run:
+        """The run after the sums over all parts. Raises `BadTraining`, `NoOptimum`."""
+        ask = self.ask
+        assert ask is not None, self.reason
+        sums = totals(self.plan.model, merged)
+        run = replace(self, number=self.number + 1)
+        if ask.batch is not None or ask.sample is not None or ask.local is not None:
+            return run._stepped(sums)
+        at = point(self.plan.model, self.penalty, ask.w, sums)
+        try:
+            if self.checked:
+                assert self.first_hessian is not None
+                assert sums.hessian is not None
+                refuse_flat(self.plan.model, sums.hessian, self.first_hessian)
+                return replace(run, accepted=at, checked="")._finished_stage(self.checked, sums)
+            if ask.wants == "hessian" and self.first_hessian is None and self._is_in_doubt:
+                assert sums.hessian is not None
+                refuse_flat(self.plan.model, sums.hessian, sums.hessian)
+                run = replace(run, first_hessian=sums.hessian)
+            assert not isinstance(self.state, Average) or ask.local is None
+            return run._moved(self.state.told(at), at, sums)
+        except NoOptimum as problem:
+            return run._jittered(problem)
+
+    def _stepped(self, sums: Totals) -> Run:
+        """After a step of mini-batch or local descent."""
+        state = self.state
+        assert isinstance(state, Stochastic | Average)
+        privacy = self.plan.privacy
+        if privacy is not None:
+            assert isinstance(state, Stochastic)
+            size = self.plan.model.size
+            noise = noise_vector(self.plan.seed, state.steps, size, privacy.noise * privacy.clip)
+            sums = sums._replace(gradient=sums.gradient + noise)
+        state = state.stepped(sums)
+        run = replace(self, state=state)
+        if privacy is not None and not state.stopped and run._epsilon(1) > privacy.epsilon:
+            state = replace(state, stopped="privacy")
+        if not state.stopped and self.number >= self.plan.max_rounds:
+            state = replace(state, stopped="max_rounds")
+        run = replace(run, state=state)
+        if not state.stopped:
+            return run
+        nothing = np.empty(0)
+        ended = Point(state.at, np.nan, np.nan, nothing, np.nan)
+        return replace(run, accepted=ended)._finished_stage(state.stopped, None)
+
+    def _moved(self, state: State, at: Point, sums: Totals) -> Run:
+        """After a round over all rows."""
+        held = sums.held_loss / sums.held_weight if sums.held_weight > 0 else np.nan
+        loss = sums.loss / sums.weight if sums.weight > 0 else np.nan
+        entry = Round(self.number, self.stage, at.total, at.slope, loss, held, state.is_accepted)
+        run = replace(self, state=state, history=(*self.history, entry))
+        reason = state.stopped
+        if state.is_accepted:
+            run = run._accepted(at, held)
+            reason = reason or run._reason(at)
+        if run.accepted is None:  # not even the first point is finite
+            run = replace(run, accepted=at)
+        if not reason and run.number - sum(stage.rounds for stage in run.stages) >= run.plan.max_rounds:
+            reason = "max_rounds"
+        if not reason:
+            return run
+        if run._is_in_doubt and reason != "diverged":
+            return replace(run, checked=reason)
+        return run._finished_stage(reason, sums)
+
+    def _accepted(self, at: Point, held: float) -> Run:
+        before = self.accepted
+        stalls = self.stalls
+        if before is not None:
+            still = abs(at.total - before.total) <= STALL * abs(before.total)
+            stalls = stalls + 1 if still and at.slope >= self.least_slope else 0
+        best, waited = self.best, self.waited + 1
+        if np.isfinite(held) and (best is None or held < best.held_loss):
+            best, waited = Best(held, at.w, self.number), 0
+        least = min(self.least_slope, at.slope)
+        return replace(self, accepted=at, stalls=stalls, least_slope=least, best=best, waited=waited)
+
+    def _reason(self, at: Point) -> str:
+        model, plan, penalty = self.plan.model, self.plan, self.penalty
+        if model.is_convex:
+            if penalty.l2 > 0:
+                is_near = at.slope <= plan.tol * penalty.l2
+            elif self.state.error is not None:
+                is_near = self.state.error <= plan.tol * max(1.0, float(np.linalg.norm(at.w)))
+            else:
+                is_near = at.slope <= plan.tol * self.counts.weight
+            if is_near:
+                return "tolerance"
+        patience = STALLS_OF_NEWTON if isinstance(self.state, Newton) else STALLS_MAX
+        if self.stalls >= patience and not isinstance(self.state, Stochastic | Average):
+            return "stalled"
+        if plan.patience is not None and self.waited >= plan.patience:
+            return "patience"
+        return ""
+
+    def _finished_stage(self, reason: str, sums: Totals | None) -> Run:
+        """The end of a penalty of the path; the next one begins where this one ended."""
+        at = self.accepted
+        assert at is not None
+        last = next((entry for entry in reversed(self.history) if entry.is_accepted), None)
+        loss, held = (np.nan, np.nan) if last is None or sums is None else (last.loss, last.held_loss)
+        w, bound = at.w, certificate(self.plan.model, self.penalty, at) if at.gradient.size else None
+        total, slope = at.total, at.slope
+        if self.plan.patience is not None and self.best is not None and self.best.round != self.number:
+            restored = self.history[[entry.number for entry in self.history].index(self.best.round)]
+            w, held, loss, total, slope = self.best.w, self.best.held_loss, restored.loss, restored.total, restored.slope
+            bound = slope / self.penalty.l2 if self.plan.model.is_convex and self.penalty.l2 > 0 else None
+        before = sum(stage.rounds for stage in self.stages)
+        done = Stage(self.penalty.l2, w, total, slope, loss, held, bound, reason, self.number - before)
+        run = replace(self, stages=(*self.stages, done))
+        if self.stage + 1 == len(self.plan.path) or reason == "diverged":
+            return replace(run, reason=reason)
+        run = replace(run, stage=self.stage + 1, best=None, waited=0, stalls=0, least_slope=np.inf, accepted=None)
+        return replace(run, state=_state(run.plan, run.counts, run.penalty, w), first_hessian=None)
+
+    def _jittered(self, problem: NoOptimum) -> Run:
+        """Goes on with a tiny penalty, if the plan allows it, and says so."""
+        if self.plan.jitter is None or self.l2_raised > 0:
+            raise problem
+        raised = self.plan.jitter * self.counts.weight
+        note = f"l2 was raised from {self.penalty.l2:g} to {raised:g}: {problem}"
+        run = replace(self, l2_raised=raised, notes=(*self.notes, note), accepted=None, checked="", stalls=0)
+        w = first_parameters(self.plan.model, self.counts.target, seed=self.plan.seed)
+        return replace(run, state=_state(run.plan, run.counts, run.penalty, w), least_slope=np.inf)
+
+    def _epsilon(self, ahead: int = 0) -> float:
+        """What has been spent of privacy, with `ahead` more rounds."""
+        privacy, state = self.plan.privacy, self.state
+        assert privacy is not None
+        assert isinstance(state, Stochastic)
+        return epsilon_of(1.0 / state.batches, privacy.noise, state.steps + ahead, privacy.delta)
+
+    def stop(self, reason: str) -> Run:
+        """Ends the run now, where it is: cancelled, out of time."""
+        if self.reason:
+            return self
+        if self.accepted is None:
+            ended = Point(self.state.at, np.nan, np.nan, np.empty(0), np.nan)
+            return replace(self, accepted=ended, plan=replace(self.plan, l2=self.plan.path[: self.stage + 1])).stop(
+                reason
+            )
+        final = replace(self, plan=replace(self.plan, l2=self.plan.path[: self.stage + 1]))
+        return final._finished_stage(reason, None)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Of a run that is over: the last stage, or of a path with held-out rows the best."""
+        assert self.reason, "the run goes on"
+        stages = self.stages
+        known = [stage for stage in stages if np.isfinite(stage.held_loss)]
+        chosen = min(known, key=lambda stage: stage.held_loss) if len(stages) > 1 and known else stages[-1]
+        exact = self.plan.model.is_convex and chosen.reason in ("tolerance", "stalled", "precision")
+        epsilon = None if self.plan.privacy is None else self._epsilon()
+        return Outcome(
+            chosen.w,
+            chosen.l2,
+            chosen.total,
+            chosen.slope,
+            chosen.loss,
+            chosen.held_loss,
+            chosen.bound,
+            chosen.reason,
+            self.number,
+            not exact,
+            epsilon,
+            self.notes,
+            stages,
+        )
+
+
+def start(plan: Plan, counts: Counts, w: Vector | None = None) -> Run:
+    """The run before its first round, from `w` or from where the model starts. Raises `BadTraining`."""
+    if counts.rows < 1 or not counts.weight > 0:
+        raise BadTraining(f"training rows: expected some, got {counts.rows} rows of weight {counts.weight:g}")
+    if w is None:
+        w = first_parameters(plan.model, counts.target, seed=plan.seed)
+    plan.model.layers(w)
+    if not np.all(np.isfinite(w)):
+        raise BadTraining("parameters: expected finite numbers to start from")
+    return Run(plan, counts, _state(plan, counts, plan.penalty(0), w))
+
+
+def _state(plan: Plan, counts: Counts, penalty: Penalty, w: Vector) -> State:
+    model: Model = plan.model
+    if plan.optimizer == "newton":
+        return Newton(model, penalty, w)
+    if plan.optimizer == "lbfgs":
+        return Lbfgs(w)
+    if plan.optimizer in ("gd", "momentum", "nesterov"):
+        return Descent(model, penalty, plan.optimizer, w)
+    if plan.optimizer == "average":
+        return Average(
+            model, penalty, w, counts.weight, plan.rate, plan.epochs, plan.local_epochs, plan.batch_rows, plan.seed
+        )
+    batches = max(1, round(counts.rows / plan.batch_rows))
+    rate = None if plan.privacy is None else 1.0 / batches
+    return Stochastic(
+        model, penalty, plan.optimizer, w, counts.weight, plan.rate, plan.epochs, batches, plan.seed, rate
+    )
