@@ -1,0 +1,115 @@
+"""How features spread, and which of them say too much: the second of two rounds before training (`survey` is the first).
+
+Squares are summed about the means that the first round found, which loses nothing to cancellation. A feature that by
+itself gives the target away is reported: often it is the target, under another name or written down after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from zkd.models.binned import Binned, add, binned
+from zkd.models.model import Vector
+from zkd.models.rows import Rows, Scaler, blocks
+from zkd.models.survey import Counts, Findings, Label
+
+CONSTANT = 1e-13  # of the largest value: below, a column's spread is rounding
+BINS = 256  # of a feature's values, for areas under curves: finer near its mean
+SUSPICIOUS = 0.99  # correlation with the target, or area under the curve, of one feature by itself
+TOLD_APART_MAX = 20  # classes that are each set against all others
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The second round's answer: weighted sums of squares about the mean, and counts of values in bins by class."""
+
+    sums: Binned  # (2 features + 1,): (x - m)^2, (x - m)(y - n), (y - n)^2
+    counts: Counts  # (features, BINS, classes) of training rows; empty where numbers are fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A feature that says almost all about the target by itself: a label that leaked into the features, perhaps."""
+
+    feature: int
+    measure: str  # "correlation" or "area under the curve"
+    value: float
+    label: Label | None = None
+
+
+def spread(rows: Rows, found: Findings) -> Spread:
+    """One part's answer. The target of `rows` is numbers or class numbers."""
+    features, classes = rows.features, len(found.classes)
+    counts = np.zeros((features, BINS, classes if classes <= TOLD_APART_MAX else 0), np.int64)
+    sums = np.zeros(2 * features + 1)
+    width = np.maximum(found.most - found.mean, found.mean - found.least)
+    width = np.where(width > 0, width, 1.0)
+    for block in blocks(rows, Scaler(found.mean, np.ones(features)), intercept=False):
+        off = block.target - found.target.mean
+        weighted = block.weight[:, None] * block.x
+        sums[:features] += np.einsum("ij,ij->j", weighted, block.x)
+        sums[features:-1] += off @ weighted
+        sums[-1] += block.weight @ np.square(off)
+        if counts.size:
+            trained = block.weight > 0
+            _count(counts, block.x[trained] / width, block.target[trained].astype(np.int64))
+    return Spread(binned(sums), counts)
+
+
+def merge_spreads(spreads: Iterable[Spread]) -> Spread:
+    items = list(spreads)
+    return Spread(add(item.sums for item in items), np.sum([item.counts for item in items], axis=0))
+
+
+def scaler_of(seen: Spread, found: Findings) -> tuple[Scaler, tuple[int, ...]]:
+    """Population standard deviations of training rows, and which features are constant there (their scale is 1)."""
+    features = len(found.mean)
+    variance = seen.sums.value()[:features] / found.weight
+    deviation = np.sqrt(np.maximum(variance, 0.0))
+    constant = deviation <= CONSTANT * np.maximum(np.abs(found.least), np.abs(found.most))
+    return Scaler(found.mean, np.where(constant, 1.0, deviation)), tuple(np.flatnonzero(constant).tolist())
+
+
+def suspicions(seen: Spread, found: Findings) -> tuple[Suspicion, ...]:
+    """Features with |correlation| or area under the curve of one class against the rest above 0.99."""
+    features = len(found.mean)
+    sums = seen.sums.value()
+    told: list[Suspicion] = []
+    if not found.classes:
+        below = np.sqrt(sums[:features] * sums[-1])
+        correlations = np.divide(sums[features:-1], below, out=np.zeros(features), where=below > 0)
+        told += [
+            Suspicion(index, "correlation", float(correlations[index]))
+            for index in np.flatnonzero(np.abs(correlations) > SUSPICIOUS).tolist()
+        ]
+    for number in range(seen.counts.shape[2]):
+        if len(found.classes) == 2 and number == 0:
+            continue
+        areas = _areas(seen.counts, number)
+        told += [
+            Suspicion(index, "area under the curve", float(areas[index]), found.classes[number])
+            for index in np.flatnonzero(np.maximum(areas, 1.0 - areas) > SUSPICIOUS).tolist()
+        ]
+    return tuple(told)
+
+
+def _count(counts: Counts, x: Vector, classes: Counts) -> None:
+    """Adds rows to the bins. Bins lie by the fourth root of the distance from the mean, which many decades fit in."""
+    roots = np.sign(x) * np.sqrt(np.sqrt(np.abs(x).clip(max=1.0)))
+    bins = ((roots + 1.0) * (0.5 * BINS)).astype(np.int64).clip(max=BINS - 1)
+    features, _, many = counts.shape
+    places = (np.arange(features) * BINS + bins) * many + classes[:, None]
+    counts += np.bincount(places.ravel(), minlength=counts.size).reshape(counts.shape)
+
+
+def _areas(counts: Counts, number: int) -> Vector:
+    """The chance that a row of the class has a larger value than one of the others, ties counted half; (features,)."""
+    own = counts[:, :, number].astype(np.float64)
+    others = counts.sum(axis=2) - own
+    below = np.cumsum(others, axis=1) - others
+    pairs = own.sum(axis=1) * others.sum(axis=1)
+    area: Vector = np.divide((own * (below + 0.5 * others)).sum(axis=1), pairs, out=np.full(len(own), 0.5), where=pairs > 0)
+    return area
