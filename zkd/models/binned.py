@@ -43,7 +43,8 @@ class Binned:
         total = self.digits[FOLD - 1]
         for digit in self.digits[FOLD - 2 :: -1]:
             total = digit + np.ldexp(total, -WIDTH)
-        return np.ldexp(total, WIDTH * self.tops.astype(np.int32))
+        value: Vector = np.ldexp(total, WIDTH * self.tops.astype(np.int32))
+        return value
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """For the wire: digits as int32 where they fit, which is so up to 64 partials."""

@@ -104,6 +104,4 @@ class Descent:
             down = at
         else:
             at = down
-        return replace(
-            self, at=at, current=point, landed=down, before=old, theta=theta, is_accepted=is_accepted
-        )
+        return replace(self, at=at, current=point, landed=down, before=old, theta=theta, is_accepted=is_accepted)

@@ -16,8 +16,9 @@ from zkd.models.partials import merge, partial
 from zkd.models.plan import Plan
 from zkd.models.rows import Array, Mask, Rows, Scaler, rows_of
 from zkd.models.spread import Suspicion, merge_spreads, scaler_of, spread, suspicions
+from zkd.models.story import Counts
 from zkd.models.survey import Findings, conclude, encode, glance, merge_glances
-from zkd.models.training import Counts, Run, start
+from zkd.models.training import Run, start
 
 CLASS_KINDS = ("logistic", "softmax", "svm")
 
@@ -42,10 +43,11 @@ class Prepared:
     found: Findings
     constant: tuple[int, ...]
     suspicions: tuple[Suspicion, ...]
+    names: tuple[str, ...] = ()
 
     @property
     def counts(self) -> Counts:
-        return Counts(self.found.training_rows, self.found.weight, self.found.target)
+        return Counts(self.found.training_rows, self.found.weight, self.found.target, self.names)
 
 
 def prepare(
@@ -77,12 +79,12 @@ def prepare(
     )
     spreads = merge_spreads(spread(rows, found) for rows in ready)
     scaler, constant = scaler_of(spreads, found)
-    return Prepared(model, ready, scaler if standardise else None, found, constant, suspicions(spreads, found))
+    return Prepared(
+        model, ready, scaler if standardise else None, found, constant, suspicions(spreads, found), tuple(names)
+    )
 
 
-def fit(
-    prepared: Prepared, plan: Plan, *, w: Any = None, each: Callable[[Run], None] = lambda run: None
-) -> Run:
+def fit(prepared: Prepared, plan: Plan, *, w: Any = None, each: Callable[[Run], None] = lambda run: None) -> Run:
     """The run to its end; `each` sees it after every round. Raises `BadTraining`, `NoOptimum`."""
     run = start(plan, prepared.counts, w)
     while (ask := run.ask) is not None:

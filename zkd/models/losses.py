@@ -38,7 +38,8 @@ def logistic(z: Vector, y: Vector, *, curvature: bool) -> Losses:
     small = np.exp(-np.abs(m))
     wrong = np.where(m >= 0, 1.0, small) / (1.0 + small)  # the probability of the other class, without cancellation
     loss = np.maximum(m, 0.0) + np.log1p(small)
-    return Losses(loss, sign * wrong, small / np.square(1.0 + small) if curvature else None)
+    bend: Vector | None = small / np.square(1.0 + small) if curvature else None
+    return Losses(loss, sign * wrong, bend)
 
 
 def poisson(z: Vector, y: Vector, *, curvature: bool) -> Losses:

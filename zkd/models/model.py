@@ -8,6 +8,7 @@ else parameters are a vector of float64, and only the functions here know what i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -60,7 +61,7 @@ class Model:
     def shapes(self) -> list[tuple[int, int]]:
         """Of each layer's matrix, intercepts included."""
         widths = [self.features, *self.hidden, self.outputs]
-        return [(fan_in + self.intercept, width) for fan_in, width in zip(widths, widths[1:], strict=False)]
+        return [(fan_in + self.intercept, width) for fan_in, width in pairwise(widths)]
 
     @property
     def size(self) -> int:

@@ -29,6 +29,7 @@ class Newton:
     model: Model
     penalty: Penalty
     at: Vector  # where it wants F, its gradient and its Hessian
+    names: tuple[str, ...] = ()  # of features, for messages
     current: Point | None = None
     direction: Vector | None = None
     step: float = 1.0
@@ -56,7 +57,7 @@ class Newton:
             return replace(self, is_accepted=False, stopped="diverged")
         first = point.hessian if self.first_hessian is None else self.first_hessian
         if self.penalty.l2 == 0.0 and self.penalty.l1 == 0.0:
-            refuse_flat(self.model, point.hessian, first)
+            refuse_flat(self.model, point.hessian, first, self.names)
         direction = _direction(self.model, self.penalty, point)
         error = float(np.linalg.norm(direction))
         return replace(
@@ -79,14 +80,15 @@ class Newton:
 
 
 def lifted(model: Model, hessian: Matrix, *, is_penalised: bool) -> Matrix:
-    """The Hessian with unit-like curvature where the loss has none by construction, so that it can be inverted.
+    """The Hessian with some curvature where the loss has none by construction, so that it can be inverted.
 
-    Those are shifts of all classes of a softmax, and constant columns: gradients have no part there, so a step has none.
+    There are shifts of all classes of a softmax, and constant columns: a gradient has no part there, so no step has.
     """
     idle = model.idle_directions(is_penalised=is_penalised)
     scale = float(np.mean(np.diag(hessian))) or 1.0
     hessian = hessian + scale * (idle.T @ idle)
-    return hessian + np.diag(np.where(np.diag(hessian) <= 1e-14 * scale, scale, 0.0))
+    held: Matrix = hessian + np.diag(np.where(np.diag(hessian) <= 1e-14 * scale, scale, 0.0))
+    return held
 
 
 def refuse_flat(model: Model, hessian: Matrix, first: Matrix, names: Sequence[str] = ()) -> None:
@@ -96,8 +98,8 @@ def refuse_flat(model: Model, hessian: Matrix, first: Matrix, names: Sequence[st
     values, vectors = np.linalg.eigh(start / np.outer(root, root))
     if values[0] < FLAT * len(values):
         raise NoOptimum(
-            f"columns are collinear: {_named(model, vectors[:, 0] / root * root.mean(), names)} make up one another, so "
-            "their weights cannot be told apart. Leave one out, or set l2 > 0"
+            f"columns are collinear: {_named(model, vectors[:, 0] / root * root.mean(), names)} make up one another, "
+            "so their weights cannot be told apart. Leave one out, or set l2 > 0"
         )
     if first is hessian or not model.has_classes:
         return
@@ -106,8 +108,8 @@ def refuse_flat(model: Model, hessian: Matrix, first: Matrix, names: Sequence[st
     left, ways = np.linalg.eigh(whitened.T @ now @ whitened)
     if left[0] < FADED:
         raise NoOptimum(
-            f"classes are separable by {_named(model, whitened @ ways[:, 0], names)}: the loss goes on falling as those "
-            "weights grow, and there is no optimum. Set l2 > 0"
+            f"classes are separable by {_named(model, whitened @ ways[:, 0], names)}: the loss goes on falling as "
+            "those weights grow, and there is no optimum. Set l2 > 0"
         )
 
 

@@ -136,20 +136,20 @@ def _sums(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None, picked: np.
         losses = _of_block(model, layers, block, ask, gradient, hessian)
         count += len(losses)
         weight += float(block.weight.sum())
-        loss += float(_weighted(block.weight, losses))
+        loss += _weighted(block.weight, losses)
         if block.held_weight is not None:
             held_weight += float(block.held_weight.sum())
-            held_loss += float(_weighted(block.held_weight, losses))
+            held_loss += _weighted(block.held_weight, losses)
     return Totals(count, weight, loss, held_weight, held_loss, gradient, hessian)
 
 
-def _weighted(weight: Vector, losses: Vector) -> np.float64:
+def _weighted(weight: Vector, losses: Vector) -> float:
     """The sum of weight x loss; a row of weight 0 counts nothing, even with an infinite loss."""
-    total: np.float64 = weight @ losses
+    total = float(weight @ losses)
     if np.isfinite(total):
         return total
     counted = weight > 0
-    return np.float64(weight[counted] @ losses[counted])
+    return float(weight[counted] @ losses[counted])
 
 
 def _of_block(
@@ -184,7 +184,8 @@ def _clipped(error: Matrix, slope_norm: Vector, x: Matrix, clip: float | None) -
         return error
     norms = slope_norm * np.sqrt(np.einsum("ij,ij->i", x, x))
     shrink = np.minimum(1.0, clip / np.maximum(norms, 1e-300))
-    return error * (shrink if error.ndim == 1 else shrink[:, None])
+    clipped: Matrix = error * (shrink if error.ndim == 1 else shrink[:, None])
+    return clipped
 
 
 def _add_softmax_hessian(hessian: Matrix, x: Matrix, s: Vector, p: Matrix) -> None:
@@ -226,7 +227,9 @@ def from_wire(arrays: Mapping[str, np.ndarray]) -> Partial:
     expected = {"counts", "sums.digits", "sums.tops"}
     hessian = {"hessian.digits", "hessian.tops"}
     if set(arrays) not in (expected, expected | hessian):
-        raise BadTraining(f"partial: expected the arrays {', '.join(sorted(expected))}, got {', '.join(sorted(arrays))}")
+        raise BadTraining(
+            f"partial: expected the arrays {', '.join(sorted(expected))}, got {', '.join(sorted(arrays))}"
+        )
     counts = arrays["counts"]
     if counts.dtype != np.int64 or counts.shape != (2,) or counts.min() < 0:
         raise BadTraining("partial: expected two counts as int64, none below 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from zkd.errors import BadTraining
@@ -98,7 +99,7 @@ def _check(plan: Plan) -> None:
         raise BadTraining("l2: expected a number, or a sequence with at least one")
     for l2 in path:
         Penalty(l2, plan.l1)
-    if any(later >= earlier for earlier, later in zip(path, path[1:], strict=False)):
+    if any(later >= earlier for earlier, later in pairwise(path)):
         raise BadTraining(f"l2: expected a path from the largest to the smallest, got {list(path)}")
     _check_numbers(plan)
     if plan.l1 > 0 and optimizer not in WITH_L1:

@@ -45,7 +45,8 @@ def rdp_of_sampled_gaussian(rate: float, noise: float, order: int) -> float:
         for k in range(order + 1)
     ]
     largest = max(terms)
-    return (largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) / (order - 1)
+    total: float = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+    return total / (order - 1)
 
 
 def epsilon_of(rate: float, noise: float, rounds: int, delta: float) -> float:

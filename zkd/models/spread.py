@@ -1,4 +1,4 @@
-"""How features spread, and which of them say too much: the second of two rounds before training (`survey` is the first).
+"""How features spread, and which of them say too much: the second of two rounds before training, after `survey`.
 
 Squares are summed about the means that the first round found, which loses nothing to cancellation. A feature that by
 itself gives the target away is reported: often it is the target, under another name or written down after it.
@@ -111,5 +111,7 @@ def _areas(counts: Counts, number: int) -> Vector:
     others = counts.sum(axis=2) - own
     below = np.cumsum(others, axis=1) - others
     pairs = own.sum(axis=1) * others.sum(axis=1)
-    area: Vector = np.divide((own * (below + 0.5 * others)).sum(axis=1), pairs, out=np.full(len(own), 0.5), where=pairs > 0)
+    area: Vector = np.divide(
+        (own * (below + 0.5 * others)).sum(axis=1), pairs, out=np.full(len(own), 0.5), where=pairs > 0
+    )
     return area

@@ -25,7 +25,13 @@ Rule: TypeAlias = Literal["sgd", "adam"]
 
 MOMENTUM = 0.9
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba, arXiv 1412.6980
-CURVATURE = {"linear": 1.0, "logistic": 0.25, "softmax": 0.5, "poisson": 1.0, "svm": 2.0}  # at most, a row's in its score
+CURVATURE = {
+    "linear": 1.0,
+    "logistic": 0.25,
+    "softmax": 0.5,
+    "poisson": 1.0,
+    "svm": 2.0,
+}  # at most, a row's in its score
 
 
 def default_learning_rate(model: Model, optimizer: str) -> float:
@@ -149,9 +155,7 @@ class Average:
         if self.is_epoch_over:
             return None
         rate = self.learning_rate * 0.5 * (1.0 + float(np.cos(np.pi * self.rounds / self.epochs)))
-        return Local(
-            self.seed, self.rounds, self.local_epochs, self.batch_rows, rate, self.penalty.l2 / self.weight
-        )
+        return Local(self.seed, self.rounds, self.local_epochs, self.batch_rows, rate, self.penalty.l2 / self.weight)
 
     def stepped(self, totals: Totals) -> Average:
         if not np.all(np.isfinite(totals.gradient)) or totals.weight <= 0:

@@ -60,7 +60,9 @@ class Findings:
         return Model(kind, len(self.mean), outputs, tuple(hidden), intercept)
 
 
-def glance(columns: Sequence[Array], target: Array, *, tells_classes: bool, weight: Any, held_out: Mask | None) -> Glance:
+def glance(
+    columns: Sequence[Array], target: Array, *, tells_classes: bool, weight: Any, held_out: Mask | None
+) -> Glance:
     """One part's answer to the first round. `target` holds labels of any plain kind, or numbers."""
     labels: tuple[tuple[Label, int, int], ...] = ()
     values = np.zeros(len(target))
@@ -106,7 +108,7 @@ def merge_glances(glances: Iterable[Glance]) -> Glance:
         np.minimum.reduce([item.least for item in items]),
         np.maximum.reduce([item.most for item in items]),
         add(item.sums for item in items),
-        tuple((label, *labels[label]) for label in sorted(labels)),  # type: ignore[type-var]
+        tuple((label, *labels[label]) for label in sorted(labels)),
         sum(item.target_bad for item in items),
         min(item.target_least for item in items),
         max(item.target_most for item in items),
@@ -157,7 +159,9 @@ def _classes(kind: Kind, seen: Glance) -> tuple[tuple[Label, ...], TargetMean]:
     if len(classes) > CLASSES_MAX:
         raise BadTraining(f"target: more than {CLASSES_MAX} different labels; to fit numbers, train a linear model")
     if len(classes) < 2:
-        raise BadTraining(f"target: all {seen.rows} rows have the one label {classes[0]!r}; there is nothing to tell apart")
+        raise BadTraining(
+            f"target: all {seen.rows} rows have the one label {classes[0]!r}; there is nothing to tell apart"
+        )
     if kind in ("logistic", "svm") and len(classes) != 2:
         raise BadTraining(f"target: {kind} tells 2 classes, got {len(classes)}: {_some(classes)}; train softmax")
     missing = [label for label, _, training in seen.labels if training == 0]
@@ -169,7 +173,9 @@ def _classes(kind: Kind, seen: Glance) -> tuple[tuple[Label, ...], TargetMean]:
 
 def _check_numbers(kind: Kind, seen: Glance, mean: float) -> None:
     if kind == "poisson" and seen.target_least < 0:
-        raise BadTraining(f"target: expected counts or rates, 0 or more, for poisson; the least is {seen.target_least:g}")
+        raise BadTraining(
+            f"target: expected counts or rates, 0 or more, for poisson; the least is {seen.target_least:g}"
+        )
     if kind == "poisson" and not mean > 0:
         raise BadTraining("target: all counts are 0; the rate has no finite logarithm")
     if seen.target_least == seen.target_most:

@@ -8,8 +8,8 @@
 No clock, no I/O; the same answers lead to the same bits, so a run can be packed after any round and go on elsewhere
 (`checkpoints`). Why it ended:
 
-    tolerance    the weights are within `tol` of the optimum: |slope| <= tol x l2 for convex models with l2 > 0; without,
-                 the next Newton step is below tol x max(1, |w|), or |slope| <= tol x the weight of all rows
+    tolerance    the weights are within `tol` of the optimum: |slope| <= tol x l2 for convex models with l2 > 0;
+                 without, the next Newton step is below tol x max(1, |w|), or |slope| <= tol x the weight of all rows
     stalled      F changed by less than 1e-12 of itself and the slope had no new minimum, 30 times in a row (newton: 3):
                  as good as floats allow
     precision    no step along the direction lowers F any more: the same
@@ -27,89 +27,20 @@ import numpy as np
 from zkd.errors import BadTraining, NoOptimum
 from zkd.models.descent import Descent
 from zkd.models.lbfgs import Lbfgs
-from zkd.models.model import Matrix, Model, TargetMean, Vector, first_parameters
+from zkd.models.model import Matrix, Model, Vector, first_parameters
 from zkd.models.newton import Newton, refuse_flat
 from zkd.models.objective import Penalty, Point, certificate, point
-from zkd.models.partials import HESSIAN_MAX, Ask, Partial, Totals, Wants, totals
+from zkd.models.partials import Ask, Partial, Totals, Wants, totals
 from zkd.models.plan import Plan
 from zkd.models.privacy import epsilon_of, noise_vector
-from zkd.models.stochastic import Average, Stochastic
+from zkd.models.stochastic import Average, Rule, Stochastic
+from zkd.models.story import Best, Counts, Outcome, Round, Stage
 
 State: TypeAlias = Newton | Lbfgs | Descent | Stochastic | Average
 
 STALL = 1e-12
 STALLS_MAX = 30
 STALLS_OF_NEWTON = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What is known of the training rows before round one (`survey`). `rows` and `weight` are of training rows."""
-
-    rows: int
-    weight: float
-    target: TargetMean
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round over all rows. `total` is F, `loss` and `held_loss` are means a unit of weight; `held_loss` may be NaN.
-
-    `is_accepted` is False for a trial of a line search that was not taken.
-    """
-
-    number: int
-    stage: int
-    total: float
-    slope: float
-    loss: float
-    held_loss: float
-    is_accepted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    held_loss: float
-    w: Vector
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The end of one penalty of a path."""
-
-    l2: float
-    w: Vector
-    total: float
-    slope: float
-    loss: float
-    held_loss: float
-    bound: float | None
-    reason: str
-    rounds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a run. `bound` is of |v - v*|, the weights without intercepts, in standardised units.
-
-    `is_approximate` says that the parameters are not meant to be those of the optimum: means of local ones, noised,
-    stopped early, or a net's.
-    """
-
-    w: Vector
-    l2: float
-    total: float
-    slope: float
-    loss: float
-    held_loss: float
-    bound: float | None
-    reason: str
-    rounds: int
-    is_approximate: bool
-    epsilon: float | None
-    notes: tuple[str, ...]
-    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +108,11 @@ class Run:
             if self.checked:
                 assert self.first_hessian is not None
                 assert sums.hessian is not None
-                refuse_flat(self.plan.model, sums.hessian, self.first_hessian)
+                refuse_flat(self.plan.model, sums.hessian, self.first_hessian, self.counts.names)
                 return replace(run, accepted=at, checked="")._finished_stage(self.checked, sums)
             if ask.wants == "hessian" and self.first_hessian is None and self._is_in_doubt:
                 assert sums.hessian is not None
-                refuse_flat(self.plan.model, sums.hessian, sums.hessian)
+                refuse_flat(self.plan.model, sums.hessian, sums.hessian, self.counts.names)
                 run = replace(run, first_hessian=sums.hessian)
             assert not isinstance(self.state, Average) or ask.local is None
             return run._moved(self.state.told(at), at, sums)
@@ -271,7 +202,13 @@ class Run:
         total, slope = at.total, at.slope
         if self.plan.patience is not None and self.best is not None and self.best.round != self.number:
             restored = self.history[[entry.number for entry in self.history].index(self.best.round)]
-            w, held, loss, total, slope = self.best.w, self.best.held_loss, restored.loss, restored.total, restored.slope
+            w, held, loss, total, slope = (
+                self.best.w,
+                self.best.held_loss,
+                restored.loss,
+                restored.total,
+                restored.slope,
+            )
             bound = slope / self.penalty.l2 if self.plan.model.is_convex and self.penalty.l2 > 0 else None
         before = sum(stage.rounds for stage in self.stages)
         done = Stage(self.penalty.l2, w, total, slope, loss, held, bound, reason, self.number - before)
@@ -351,7 +288,7 @@ def start(plan: Plan, counts: Counts, w: Vector | None = None) -> Run:
 def _state(plan: Plan, counts: Counts, penalty: Penalty, w: Vector) -> State:
     model: Model = plan.model
     if plan.optimizer == "newton":
-        return Newton(model, penalty, w)
+        return Newton(model, penalty, w, counts.names)
     if plan.optimizer == "lbfgs":
         return Lbfgs(w)
     if plan.optimizer in ("gd", "momentum", "nesterov"):
@@ -360,8 +297,7 @@ def _state(plan: Plan, counts: Counts, penalty: Penalty, w: Vector) -> State:
         return Average(
             model, penalty, w, counts.weight, plan.rate, plan.epochs, plan.local_epochs, plan.batch_rows, plan.seed
         )
+    rule: Rule = "adam" if plan.optimizer == "adam" else "sgd"
     batches = max(1, round(counts.rows / plan.batch_rows))
     rate = None if plan.privacy is None else 1.0 / batches
-    return Stochastic(
-        model, penalty, plan.optimizer, w, counts.weight, plan.rate, plan.epochs, batches, plan.seed, rate
-    )
+    return Stochastic(model, penalty, rule, w, counts.weight, plan.rate, plan.epochs, batches, plan.seed, rate)
