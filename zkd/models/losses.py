@@ -35,7 +35,7 @@ def linear(z: Vector, y: Vector, *, curvature: bool) -> Losses:
 def logistic(z: Vector, y: Vector, *, curvature: bool) -> Losses:
     sign = 1.0 - 2.0 * y
     m = sign * z  # how far the score is on the wrong side
-    small = np.exp(-np.abs(m))
+    small: Vector = np.exp(-np.abs(m))
     wrong = np.where(m >= 0, 1.0, small) / (1.0 + small)  # the probability of the other class, without cancellation
     loss = np.maximum(m, 0.0) + np.log1p(small)
     bend: Vector | None = small / np.square(1.0 + small) if curvature else None
@@ -44,14 +44,15 @@ def logistic(z: Vector, y: Vector, *, curvature: bool) -> Losses:
 
 def poisson(z: Vector, y: Vector, *, curvature: bool) -> Losses:
     with np.errstate(over="ignore"):
-        mean = np.exp(z)
+        mean: Vector = np.exp(z)
     return Losses(mean - y * z, mean - y, mean if curvature else None)
 
 
 def svm(z: Vector, y: Vector, *, curvature: bool) -> Losses:
     sign = 2.0 * y - 1.0
     short = np.maximum(1.0 - sign * z, 0.0)  # how much the margin is too small
-    return Losses(short * short, -2.0 * sign * short, 2.0 * (short > 0) if curvature else None)
+    bend: Vector | None = 2.0 * (short > 0) if curvature else None
+    return Losses(short * short, -2.0 * sign * short, bend)
 
 
 ONE_OUTPUT: Mapping[Kind, Callable[..., Losses]] = {

@@ -33,20 +33,21 @@ def rdp_of_sampled_gaussian(rate: float, noise: float, order: int) -> float:
         raise BadTraining(f"privacy: expected a rate from 0 to 1 and noise above 0, got {rate} and {noise}")
     if rate == 0.0:
         return 0.0
+    per_order = 1.0 / (2.0 * noise * noise)
     if rate == 1.0:
-        return order / (2.0 * noise**2)
+        return order * per_order
     terms = [
         math.lgamma(order + 1)
         - math.lgamma(k + 1)
         - math.lgamma(order - k + 1)
         + (order - k) * math.log1p(-rate)
         + k * math.log(rate)
-        + (k * k - k) / (2.0 * noise**2)
+        + (k * k - k) * per_order
         for k in range(order + 1)
     ]
     largest = max(terms)
-    total: float = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
-    return total / (order - 1)
+    total = math.fsum(math.exp(term - largest) for term in terms)
+    return (largest + math.log(total)) / (order - 1)
 
 
 def epsilon_of(rate: float, noise: float, rounds: int, delta: float) -> float:
