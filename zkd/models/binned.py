@@ -39,11 +39,12 @@ class Binned:
     count: int
 
     def value(self) -> Vector:
-        """The sums as floats, (m,): NaN where a partial was infinite or NaN."""
+        """The sums as floats, (m,): NaN where a partial was infinite or NaN, infinite where a float cannot hold them."""
         total = self.digits[FOLD - 1]
         for digit in self.digits[FOLD - 2 :: -1]:
             total = digit + np.ldexp(total, -WIDTH)
-        value: Vector = np.ldexp(total, WIDTH * self.tops.astype(np.int32))
+        with np.errstate(over="ignore"):
+            value: Vector = np.ldexp(total, WIDTH * self.tops.astype(np.int32))
         return value
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -24,7 +24,7 @@ from zkd.models.partials import Wants
 Style: TypeAlias = Literal["gd", "momentum", "nesterov"]
 
 MOMENTUM = 0.9
-GROWTH = 1.05  # of a step that was not too long; L may be smaller here than where it was found
+GROWTH = 1.02  # of a step that was not too long; L may be smaller here than where it was found
 GROWTH_FIRST = 2.0  # until the first that was
 TRIALS_MAX = 60
 
@@ -63,7 +63,7 @@ class Descent:
         if seen * self.step > 1.0:
             if self.trials >= TRIALS_MAX:
                 return replace(self, is_accepted=False, stopped="precision")
-            step = min(0.5 * self.step, 0.9 / seen) if np.isfinite(seen) else 0.1 * self.step
+            step = 0.9 / seen if np.isfinite(seen) else 0.1 * self.step
             again = replace(self, step=step, is_step_known=True, trials=self.trials + 1, theta=1.0)
             return replace(again, landed=self.before)._stepped(self.current, is_accepted=False)
         growth = GROWTH if self.is_step_known else GROWTH_FIRST

@@ -51,7 +51,7 @@ def poisson(z: Vector, y: Vector, *, curvature: bool) -> Losses:
 def svm(z: Vector, y: Vector, *, curvature: bool) -> Losses:
     sign = 2.0 * y - 1.0
     short = np.maximum(1.0 - sign * z, 0.0)  # how much the margin is too small
-    bend: Vector | None = 2.0 * (short > 0) if curvature else None
+    bend = np.where(short > 0, 2.0, 0.0) if curvature else None
     return Losses(short * short, -2.0 * sign * short, bend)
 
 

@@ -56,15 +56,14 @@ def epsilon_of(rate: float, noise: float, rounds: int, delta: float) -> float:
         raise BadTraining(f"privacy: expected a delta between 0 and 1, got {delta}")
     if rounds == 0:
         return 0.0
-    return max(
-        0.0,
-        min(
-            rounds * rdp_of_sampled_gaussian(rate, noise, order)
-            + math.log1p(-1.0 / order)
-            - (math.log(delta) + math.log(order)) / (order - 1)
-            for order in ORDERS
-        ),
+    shown = (
+        rounds * rdp_of_sampled_gaussian(rate, noise, order)
+        + math.log1p(-1.0 / order)
+        - (math.log(delta) + math.log(order)) / (order - 1)
+        for order in ORDERS
     )
+    best: float = min(shown)
+    return max(0.0, best)
 
 
 def noise_vector(seed: int, number: int, size: int, deviation: float) -> Vector:

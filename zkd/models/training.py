@@ -10,8 +10,8 @@ No clock, no I/O; the same answers lead to the same bits, so a run can be packed
 
     tolerance    the weights are within `tol` of the optimum: |slope| <= tol x l2 for convex models with l2 > 0;
                  without, the next Newton step is below tol x max(1, |w|), or |slope| <= tol x the weight of all rows
-    stalled      F changed by less than 1e-12 of itself and the slope had no new minimum, 30 times in a row (newton: 3):
-                 as good as floats allow
+    stalled      F changed by less than 1e-12 of itself and the slope had no new minimum, many times in a row: as good
+                 as floats allow, or as slow as this optimiser can be
     precision    no step along the direction lowers F any more: the same
     patience     the held-out loss did not get better for `patience` rounds; the best round is restored
     epochs, max_rounds, privacy (the budget is used up), diverged (F became infinite or NaN)
@@ -39,7 +39,8 @@ from zkd.models.story import Best, Counts, Outcome, Round, Stage
 State: TypeAlias = Newton | Lbfgs | Descent | Stochastic | Average
 
 STALL = 1e-12
-STALLS_MAX = 30
+STALLS_MAX = 100  # gradients of plain descent go up and down
+STALLS_OF_LBFGS = 30
 STALLS_OF_NEWTON = 3
 
 
@@ -185,8 +186,10 @@ class Run:
                 is_near = at.slope <= plan.tol * self.counts.weight
             if is_near:
                 return "tolerance"
-        patience = STALLS_OF_NEWTON if isinstance(self.state, Newton) else STALLS_MAX
-        if self.stalls >= patience and not isinstance(self.state, Stochastic | Average):
+        most = STALLS_MAX
+        if isinstance(self.state, Newton | Lbfgs):
+            most = STALLS_OF_NEWTON if isinstance(self.state, Newton) else STALLS_OF_LBFGS
+        if self.stalls >= most and not isinstance(self.state, Stochastic | Average):
             return "stalled"
         if plan.patience is not None and self.waited >= plan.patience:
             return "patience"
