@@ -155,7 +155,7 @@ def test_l1_ends_at_the_optimum_of_scikit_learn_with_the_same_zeros(optimizer: s
     l1 = 2000.0
     n = len(x)
     oracle = ElasticNet(alpha=(l1 + l2) / n, l1_ratio=l1 / (l1 + l2), tol=1e-15, max_iter=1_000_000).fit(x, y)
-    outcome, weights, intercept = solved("linear", "diabetes", optimizer, l2, l1)
+    _, weights, intercept = solved("linear", "diabetes", optimizer, l2, l1)
     near(weights[:, 0], oracle.coef_)
     near(intercept, np.array([oracle.intercept_]))
     assert np.array_equal(weights[:, 0] == 0.0, oracle.coef_ == 0.0)

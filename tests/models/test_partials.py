@@ -11,6 +11,7 @@ import pytest
 from tests.models.data import loaded, prepared
 from zkd.errors import BadTraining
 from zkd.models.fit import RawPart, fit, prepare, split_rows
+from zkd.models.folding import can_fold
 from zkd.models.losses import logistic, softmax
 from zkd.models.model import Model, first_parameters
 from zkd.models.partials import Ask, from_wire, merge, partial, totals, wire
@@ -70,6 +71,37 @@ def test_derivatives_are_slopes(model: Model) -> None:
         bend = np.array([(ahead.gradient - behind.gradient) / (2 * h) for ahead, behind in moved])
         np.testing.assert_allclose(at.hessian, bend, atol=2e-7 * np.abs(bend).max())
         assert np.array_equal(at.hessian, at.hessian.T)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_folding_the_scaler_into_the_parameters_changes_nothing_but_rounding(model: Model) -> None:
+    rows = rows_for(model)
+    w = RNG.normal(size=model.size) * 0.4
+    wants: Any = "hessian" if model.is_convex else "gradient"
+    by_hand = Rows(((X - SCALER.mean) / SCALER.scale,), rows.target, rows.weight, rows.held_out)
+    ours, plain = (
+        totals(model, partial(model, Ask(w, wants), some, scaler, part=0))
+        for some, scaler in ((rows, SCALER), (by_hand, None))
+    )
+    assert can_fold(model, SCALER) == model.intercept
+    np.testing.assert_allclose(ours.gradient, plain.gradient, rtol=1e-10, atol=1e-12 * np.abs(plain.gradient).max())
+    if plain.hessian is not None:
+        np.testing.assert_allclose(ours.hessian, plain.hessian, rtol=1e-10, atol=1e-12 * np.abs(plain.hessian).max())
+
+
+def test_a_mean_far_from_zero_is_taken_off_each_row() -> None:
+    far = Scaler(np.array([0.0, 1e9]), np.array([1.0, 3.0]))
+    model = Model("linear", 2)
+    assert not can_fold(model, far)
+    offset = RNG.integers(-5, 6, 60).astype(float)
+    y = RNG.normal(size=60)
+    w = np.array([1.0, -2.0, 0.5])
+    x = RNG.normal(size=60)
+    near = Scaler(np.zeros(2), far.scale)
+    ours = totals(model, partial(model, Ask(w, "hessian"), rows_of([x, 1e9 + offset], y), far, part=0))
+    same = totals(model, partial(model, Ask(w, "hessian"), rows_of([x, offset], y), near, part=0))
+    np.testing.assert_allclose(ours.gradient, same.gradient, rtol=1e-12)
+    np.testing.assert_allclose(ours.hessian, same.hessian, rtol=1e-12)
 
 
 def test_losses_and_gradients_are_what_the_formulas_say() -> None:

@@ -6,8 +6,8 @@ exact and therefore associative. The largest partial of an element says where it
 below it is dropped by everybody alike (the indexed sums of Demmel and Nguyen, "Parallel Reproducible Summation",
 IEEE Trans. Comp. 64(7), 2015). No bound on the sums has to be known beforehand.
 
-The price: 26 bytes an element for 8, and an error of at most ``S * 2^-53 * max|partial|`` for S partials, which is no
-more than plain floats may lose.
+The price: 14 bytes an element for 8 while few partials are added, 26 for many; and for each partial an error of at most
+2^-52 of the largest partial of its element, which is what adding floats one by one may lose as well.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Binned:
     count: int
 
     def value(self) -> Vector:
-        """The sums as floats, (m,): NaN where a partial was infinite or NaN, infinite where a float cannot hold them."""
+        """The sums as floats, (m,): NaN where a partial was not finite, infinite where a float cannot hold them."""
         total = self.digits[FOLD - 1]
         for digit in self.digits[FOLD - 2 :: -1]:
             total = digit + np.ldexp(total, -WIDTH)

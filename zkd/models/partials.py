@@ -15,6 +15,7 @@ import numpy as np
 from zkd.errors import BadTraining
 from zkd.models import mlp
 from zkd.models.binned import Binned, add, binned, from_arrays
+from zkd.models.folding import can_fold, folded, unfold_gradient, unfold_hessian
 from zkd.models.losses import ONE_OUTPUT, softmax
 from zkd.models.model import Matrix, Model, Vector
 from zkd.models.picks import Batch, Local, Sample, batches, picked_rows
@@ -75,9 +76,11 @@ def partial(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None, *, part: 
     """The sums of one part, number `part`. An empty part gives zeros. Raises `BadTraining` for what does not fit."""
     _check(model, ask, rows, scaler)
     if ask.local is not None:
-        return _moved(model, ask, ask.local, rows, scaler, part)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _moved(model, ask, ask.local, rows, scaler, part)
     picked = picked_rows(len(rows), part, ask.batch or ask.sample)
-    sums = _sums(model, ask, rows, scaler, picked)
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss may be infinite; the optimiser turns back
+        sums = _sums(model, ask, rows, scaler, picked)
     head = np.array([sums.weight, sums.loss, sums.held_weight, sums.held_loss])
     upper = None if sums.hessian is None else sums.hessian[np.triu_indices(model.size)]
     flat = head if ask.wants == "loss" else np.concatenate([head, sums.gradient])
@@ -122,6 +125,8 @@ def _check(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None) -> None:
             f"hessian: expected a linear model of at most {HESSIAN_MAX} parameters, got {model.kind} of {model.size}; "
             "use lbfgs, nesterov or adam"
         )
+    if ask.clip is not None and rows.weight is not None:
+        raise BadTraining("clip: row weights would stretch what was clipped; leave them out of private training")
     if ask.wants == "hessian" and ask.clip is not None:
         raise BadTraining("hessian: the curvature of clipped rows is not that of any loss; ask for gradients")
 
@@ -130,6 +135,9 @@ def _sums(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None, picked: np.
     layers = model.layers(ask.w)
     size = model.size
     gradient, hessian = np.zeros(size), np.zeros((size, size)) if ask.wants == "hessian" else None
+    fold = scaler if scaler is not None and ask.clip is None and can_fold(model, scaler) else None
+    if fold is not None:
+        layers, scaler = [folded(layers[0], fold), *layers[1:]], None
     weight = loss = held_weight = held_loss = 0.0
     count = 0
     for block in blocks(rows, scaler, intercept=model.intercept, picked=picked):
@@ -140,6 +148,10 @@ def _sums(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None, picked: np.
         if block.held_weight is not None:
             held_weight += float(block.held_weight.sum())
             held_loss += _weighted(block.held_weight, losses)
+    if fold is not None:
+        unfold_gradient(model.layers(gradient)[0], fold)
+        if hessian is not None:
+            unfold_hessian(hessian, fold, model.outputs)
     return Totals(count, weight, loss, held_weight, held_loss, gradient, hessian)
 
 

@@ -18,6 +18,7 @@ noise off again: draw it at random, from 128 bits or more, and keep it from thos
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from zkd.models.model import Vector
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512)
 
 
+@cache  # of one rate and noise for all rounds of a run
 def rdp_of_sampled_gaussian(rate: float, noise: float, order: int) -> float:
     """The Renyi divergence of one round at a whole order of 2 or more."""
     if not (0.0 <= rate <= 1.0 and noise > 0 and order >= 2):

@@ -81,9 +81,10 @@ def glance(
     for block in blocks(rows, None, intercept=False):
         not_finite += np.count_nonzero(~np.isfinite(block.x), axis=0)
         least, most = np.fmin(least, np.fmin.reduce(block.x)), np.fmax(most, np.fmax.reduce(block.x))
-        sums[0] += block.weight.sum()
-        sums[1] += block.weight @ block.target
-        sums[2:] += block.weight @ block.x
+        with np.errstate(over="ignore", invalid="ignore"):  # `conclude` says what was not finite
+            sums[0] += block.weight.sum()
+            sums[1] += block.weight @ block.target
+            sums[2:] += block.weight @ block.x
     extremes = (float(np.fmin.reduce(values)), float(np.fmax.reduce(values))) if len(values) else (np.inf, -np.inf)
     count = int(np.count_nonzero(training))
     return Glance(len(rows), count, not_finite, least, most, binned(sums), labels, target_bad, *extremes)
@@ -150,7 +151,7 @@ def encode(target: Array, classes: Sequence[Label]) -> Vector:
     places = np.searchsorted(known, target).clip(max=len(known) - 1)
     wrong = np.flatnonzero(known[places] != target)
     if len(wrong):
-        raise BadTraining(f"target: row {wrong[0]} has {target[wrong[0]]!r}, which is none of {_some(classes)}")
+        raise BadTraining(f"target: row {wrong[0]} has {target[wrong[0]].item()!r}, which is none of {_some(classes)}")
     return places.astype(np.float64)
 
 

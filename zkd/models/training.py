@@ -98,6 +98,10 @@ class Run:
 
     def told(self, merged: Partial) -> Run:
         """The run after the sums over all parts. Raises `BadTraining`, `NoOptimum`."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen and turned back from
+            return self._told(merged)
+
+    def _told(self, merged: Partial) -> Run:
         ask = self.ask
         assert ask is not None, self.reason
         sums = totals(self.plan.model, merged)
