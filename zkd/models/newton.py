@@ -20,6 +20,7 @@ from zkd.models.partials import Wants
 
 TRIALS_MAX = 40
 FLAT = 1e-12  # of the largest curvature a parameter, in units where each parameter's own is 1
+PIVOT = 1e-9  # what is left of a column, squared, when what those before it say was taken off
 FADED = 1e-7  # of a direction's first curvature: a step of Newton on separable classes leaves 1/e
 SWEEPS_MAX = 10_000
 
@@ -98,8 +99,8 @@ def refuse_flat(model: Model, hessian: Matrix, first: Matrix, names: Sequence[st
     values, vectors = np.linalg.eigh(start / np.outer(root, root))
     if values[0] < FLAT * len(values):
         raise NoOptimum(
-            f"columns are collinear: {_named(model, vectors[:, 0] / root * root.mean(), names)} make up one another, "
-            "so their weights cannot be told apart. Leave one out, or set l2 > 0"
+            f"columns are collinear: {_dependent(model, first, names)}, so their weights cannot be told apart. "
+            "Leave one of them out, or set l2 > 0"
         )
     if first is hessian or not model.has_classes:
         return
@@ -119,6 +120,32 @@ def _named(model: Model, direction: Vector, names: Sequence[str]) -> str:
     large = [index for index in np.argsort(-rows).tolist() if rows[index] > 0.05 * rows.max()][:6]
     known = [*(names or [f"feature {index}" for index in range(model.features)]), "the intercept"]
     return ", ".join(known[index] for index in sorted(large))
+
+
+def _dependent(model: Model, hessian: Matrix, names: Sequence[str]) -> str:
+    """The first column that those before it make up, the intercept being before all, and which of them do."""
+    gram = hessian[:: model.outputs, :: model.outputs]  # of one class: weighted products of columns
+    order = [*range(model.features, len(gram)), *range(model.features)]
+    root = np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0))
+    scaled = (gram / np.outer(root, root))[np.ix_(order, order)]
+    lower = np.zeros_like(scaled)
+    kept: list[int] = []
+    for at in range(len(scaled)):
+        if scaled[at, at] == 0.0:  # a constant column is nobody's sum
+            continue
+        size = len(kept)
+        row = np.linalg.solve(lower[:size, :size], scaled[kept, at])
+        rest = scaled[at, at] - row @ row
+        if rest < PIVOT:
+            shares = np.zeros(len(scaled))
+            shares[kept] = np.linalg.solve(lower[:size, :size].T, row)
+            shares[at] = 1.0
+            direction = np.zeros(model.size)
+            direction[:: model.outputs][order] = shares / root[order] * root.mean()
+            return f"{_named(model, direction, names)} make up one another"
+        lower[size, :size], lower[size, size] = row, np.sqrt(rest)
+        kept.append(at)
+    return "none of them alone, but many together nearly make up one another"
 
 
 def _direction(model: Model, penalty: Penalty, point: Point) -> Vector:
