@@ -43,6 +43,10 @@ def test_the_sum_is_the_same_for_1_2_3_and_8_nodes_and_any_order(seed: int) -> N
         assert grouped(vectors, groups, seed).tobytes() == first.tobytes()
 
 
+def test_zeros_cost_small_numbers_nothing() -> None:
+    assert add(binned(np.array([value])) for value in (0.0, 1e-30, -0.0, 1e-30)).value()[0] == 2e-30
+
+
 def test_plain_sums_differ() -> None:
     """What this is for: the same vectors, added as floats."""
     vectors = wild(60, 40)

@@ -188,6 +188,16 @@ def test_row_weights_are_repeated_rows() -> None:
     np.testing.assert_allclose(raw[0], raw[1], rtol=1e-9, atol=1e-9)
 
 
+def test_optimisers_take_the_rounds_that_their_kind_takes() -> None:
+    """To a weight error of 1e-8; a method that lost its memory, its momentum or its restart needs more."""
+    rounds = {optimizer: solved("softmax", "wine", optimizer, 1.0)[0].rounds for optimizer in EXACT + FIRST_ORDER}
+    assert rounds["newton"] <= 10
+    assert rounds["lbfgs"] <= 50
+    assert rounds["nesterov"] <= 180
+    assert rounds["gd"] <= 700
+    assert rounds["momentum"] <= 700
+
+
 @pytest.mark.parametrize("optimizer", ["lbfgs", "nesterov", "newton"])
 def test_the_certificate_holds_in_every_round(optimizer: str) -> None:
     ready = prepared("logistic", "breast_cancer")

@@ -17,7 +17,7 @@ from zkd.models.model import Model, first_parameters
 from zkd.models.partials import Ask, from_wire, merge, partial, totals, wire
 from zkd.models.picks import Batch, Local, Sample, picked_rows
 from zkd.models.plan import Plan
-from zkd.models.rows import Rows, Scaler, block_rows, rows_of
+from zkd.models.rows import Rows, Scaler, block_rows, rows_of, stacked
 from zkd.models.training import start
 
 RNG = np.random.default_rng(3)
@@ -275,6 +275,9 @@ def test_columns_of_any_number_kind_count_as_float64() -> None:
         totals(model, partial(model, Ask(w), rows_of(columns, y), None, part=0)) for columns in ([table], narrow)
     )
     assert np.array_equal(one.gradient, other.gradient)
+    packed = stacked(rows_of(narrow, y))
+    assert len(packed.columns) == 1
+    assert np.array_equal(totals(model, partial(model, Ask(w), packed, None, part=0)).gradient, one.gradient)
 
 
 @pytest.mark.parametrize(

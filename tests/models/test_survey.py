@@ -151,6 +151,15 @@ def test_a_label_among_the_features_is_reported() -> None:
         assert told[0].value == pytest.approx(area, abs=0.01)
 
 
+def test_only_training_rows_are_looked_at_for_leaks() -> None:
+    x, y, _, _ = loaded("breast_cancer")
+    held = np.arange(len(x)) % 2 == 0
+    noise = RNG.random(len(x))
+    for leak, count in ((np.where(held, noise, y), 1), (np.where(held, y, noise), 0)):
+        told = prepare("logistic", split_rows(RawPart([x, leak], y, held_out=held), 3)).suspicions
+        assert len(told) == count
+
+
 def test_the_area_under_the_curve_is_that_of_scikit_learn_but_for_bins() -> None:
     x, y, _, _ = loaded("breast_cancer")
     ready = prepare("logistic", split_rows(RawPart([x], y), 4))

@@ -14,10 +14,10 @@ from zkd.errors import BadTraining, NoOptimum
 from zkd.models.checkpoints import pack, unpack
 from zkd.models.fit import RawPart, fit, prepare, split_rows
 from zkd.models.model import Model, TargetMean, first_parameters
-from zkd.models.partials import merge, partial
+from zkd.models.partials import merge, partial, totals
 from zkd.models.plan import OPTIMIZERS, Plan, Privacy, default_optimizer, penalty_path
 from zkd.models.predict import predict
-from zkd.models.privacy import epsilon_of
+from zkd.models.privacy import epsilon_of, noise_vector
 from zkd.models.split import content_hashes, held_out
 from zkd.models.story import Counts
 from zkd.models.training import Run, start
@@ -322,6 +322,35 @@ def test_private_rounds_spend_what_the_accountant_says_and_stop_at_the_budget() 
     ).outcome
     assert small.reason == "privacy"
     assert small.epsilon <= 2.0 < epsilon_of(1 / batches, 1.5, small.rounds + 1, 1e-5)
+
+
+def test_each_private_round_has_noise_of_its_own_and_of_the_right_size() -> None:
+    """With a clip of next to nothing all that moves the parameters is noise, here of deviation 1."""
+    ready = prepared("logistic", "breast_cancer")
+    plan = plan_for("sgd", ready, l2=0.0, learning_rate=1.0, epochs=1000, privacy=Privacy(1e-9, 1e9, 1e-5))
+    run, path = start(plan, ready.counts), []
+    for _ in range(41):
+        path.append(run.state.at)
+        run = answer(run, ready)
+    first = path[1] - path[0]
+    assert np.std(first) * 32 == pytest.approx(1.0, rel=0.35)  # 31 numbers; batches of 32 rows
+    later = path[2] - path[1] + 0.9 * (path[0] - path[1])  # without the momentum
+    assert abs(np.corrcoef(first, later)[0, 1]) < 0.5
+
+
+def test_a_private_step_is_divided_by_the_expected_rows_and_not_by_those_drawn() -> None:
+    """How many were drawn is a secret, too."""
+    ready = prepared("logistic", "breast_cancer")
+    private = Privacy(clip=0.7, noise=1.3, delta=1e-5)
+    run = start(plan_for("sgd", ready, l2=0.0, learning_rate=0.5, seed=9, privacy=private), ready.counts)
+    ask = run.ask
+    merged = merge(partial(ready.model, ask, rows, ready.scaler, part=n) for n, rows in enumerate(ready.parts))
+    noise = noise_vector(9, 0, ready.model.size, 1.3 * 0.7)
+    batches = round(ready.counts.rows / 32)
+    assert merged.rows != ready.counts.rows / batches
+    moved = run.told(merged).state.at - ask.w
+    expected = (totals(ready.model, merged).gradient + noise) * batches / ready.counts.weight
+    np.testing.assert_allclose(moved, -0.5 * expected, rtol=1e-12)
 
 
 def test_private_training_still_learns() -> None:

@@ -81,6 +81,16 @@ def rows_of(columns: Sequence[Any], target: Any, *, weight: Any = None, held_out
     return Rows(checked, y, weights, held)
 
 
+def stacked(rows: Rows) -> Rows:
+    """The same rows with all features in one float64 matrix, which blocks are cut from in one go.
+
+    Worth its memory, 8 bytes a value, where many rounds go over narrow columns; partials have the same bits.
+    """
+    matrix = np.empty((len(rows), rows.features))
+    _fill(matrix, rows.columns, slice(None))
+    return Rows((matrix,), rows.target, rows.weight, rows.held_out)
+
+
 def block_rows(features: int) -> int:
     """How many rows a block has."""
     return min(max(BLOCK_FLOATS // (features + 1), BLOCK_ROWS_MIN), BLOCK_ROWS_MAX)
