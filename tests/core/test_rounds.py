@@ -62,8 +62,9 @@ def test_a_second_answer_and_one_of_another_round_or_coordinator_change_nothing(
         Answered(7, 2, 1, (1, 3)),
         Answered(7, 1, 99, (1,)),
         Failed(6, 1, 1, "old"),
+        Failed(7, 1, 0, "after all"),
     ):
-        assert step(state, event, 1.0) == (state, [])
+        assert step(state, event, 2.0) == (state, [])
 
 
 def test_an_answer_that_counted_other_parts_is_a_failure() -> None:
@@ -125,6 +126,18 @@ def test_a_late_ask_is_covered_once() -> None:
     state, commands = step(late(), Ticked(), 60.0)
     assert commands
     assert step(state, Ticked(), 60.01)[1] == []
+
+
+def test_who_is_late_twice_is_covered_by_a_third() -> None:
+    homes = {0: Home(10, ("a", "b", "c")), 1: Home(1000, ("d",))}
+    state, _ = open_round(7, 1, homes, frozenset("abcd"), 0.0)
+    state, _ = step(state, Answered(7, 1, 1, (1,)), 1.0)
+    asked = []
+    for now_s in (10.0, 20.0, 30.0):
+        state, commands = step(state, Ticked(), now_s)
+        asked += [send.node for send in commands]
+    assert asked == ["b", "c"]
+    assert step(state, Answered(7, 1, 3, (0,)), 31.0)[1] == [Forget(0, "a"), Forget(2, "b"), Close((1, 3))]
 
 
 def test_when_the_cover_fails_the_late_one_is_waited_for() -> None:
