@@ -55,18 +55,25 @@ class Binned:
 
 def binned(x: Vector) -> Binned:
     """One vector (m,), ready to be added to others."""
+    return binned_rows(x[None, :])
+
+
+def binned_rows(x: Vector) -> Binned:
+    """The sum of n vectors at once, (n, m); n is 1 or more."""
     _, exponents = np.frexp(x)
-    tops = (exponents // WIDTH).astype(np.int16)
+    each = (exponents // WIDTH).astype(np.int16)
     is_finite = np.isfinite(x)
-    tops[x == 0.0] = LOWEST
-    tops[~is_finite] = NOT_FINITE
-    digits = np.empty((FOLD, x.size))
-    # |x| < 2^(WIDTH (top + 1) - 1), so all digits above `top` would be 0, and each digit is at most 2^(WIDTH - 1).
+    each[x == 0.0] = LOWEST
+    each[~is_finite] = NOT_FINITE
+    tops = each.max(axis=0)
+    digits = np.empty((FOLD, x.shape[1]))
+    # |x| < 2^(WIDTH (top + 1) - 1), so all digits above `tops` would be 0, and each digit is at most 2^(WIDTH - 1).
     rest = np.ldexp(np.where(is_finite, x, np.nan), -WIDTH * tops.astype(np.int32))
     for digit in digits:
-        np.rint(rest, out=digit)
-        rest = np.ldexp(rest - digit, WIDTH)
-    return Binned(digits, tops, 1)
+        whole = np.rint(rest)
+        whole.sum(axis=0, out=digit)
+        rest = np.ldexp(rest - whole, WIDTH)
+    return Binned(digits, tops, len(x))
 
 
 def add(sums: Iterable[Binned]) -> Binned:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from zkd.models.model import Kind, Model
-from zkd.models.partials import merge, partial
+from zkd.models.partials import partial_of
 from zkd.models.plan import Plan
 from zkd.models.rows import Array, Mask, Rows, Scaler, rows_of
 from zkd.models.spread import Suspicion, merge_spreads, scaler_of, spread, suspicions
@@ -88,12 +88,7 @@ def fit(prepared: Prepared, plan: Plan, *, w: Any = None, each: Callable[[Run], 
     """The run to its end; `each` sees it after every round. Raises `BadTraining`, `NoOptimum`."""
     run = start(plan, prepared.counts, w)
     while (ask := run.ask) is not None:
-        run = run.told(
-            merge(
-                partial(prepared.model, ask, rows, prepared.scaler, part=number)
-                for number, rows in enumerate(prepared.parts)
-            )
-        )
+        run = run.told(partial_of(prepared.model, ask, enumerate(prepared.parts), prepared.scaler))
         each(run)
     return run
 

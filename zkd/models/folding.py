@@ -17,7 +17,7 @@ from zkd.models.rows import Scaler
 RATIO_MAX = 16.0  # of |mean| to scale: 256 units in the last place of a Hessian, 6e-14
 
 
-def can_fold(model: Model, scaler: Scaler) -> bool:
+def is_foldable(model: Model, scaler: Scaler) -> bool:
     """The same for all parts of a job, since it depends on nothing else."""
     return model.intercept and bool(np.all(np.abs(scaler.mean) <= RATIO_MAX * scaler.scale))
 

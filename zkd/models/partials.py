@@ -14,8 +14,8 @@ import numpy as np
 
 from zkd.errors import BadTraining
 from zkd.models import mlp
-from zkd.models.binned import Binned, add, binned, from_arrays
-from zkd.models.folding import can_fold, folded, unfold_gradient, unfold_hessian
+from zkd.models.binned import Binned, add, binned_rows, from_arrays
+from zkd.models.folding import folded, is_foldable, unfold_gradient, unfold_hessian
 from zkd.models.losses import ONE_OUTPUT, softmax
 from zkd.models.model import Matrix, Model, Vector
 from zkd.models.picks import Batch, Local, Sample, batches, picked_rows
@@ -25,6 +25,7 @@ Wants: TypeAlias = Literal["loss", "gradient", "hessian"]  # each includes those
 
 WANTS: tuple[Wants, ...] = ("loss", "gradient", "hessian")
 HESSIAN_MAX = 1024  # parameters; beyond, a round would move and factor too much
+GATHERED_FLOATS = 1 << 20
 HEAD = 4  # weight, loss, held-out weight, held-out loss; then the gradient
 
 
@@ -74,17 +75,26 @@ class Totals(NamedTuple):
 
 def partial(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None, *, part: int) -> Partial:
     """The sums of one part, number `part`. An empty part gives zeros. Raises `BadTraining` for what does not fit."""
-    _check(model, ask, rows, scaler)
-    if ask.local is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return _moved(model, ask, ask.local, rows, scaler, part)
-    picked = picked_rows(len(rows), part, ask.batch or ask.sample)
-    with np.errstate(over="ignore", invalid="ignore"):  # a loss may be infinite; the optimiser turns back
-        sums = _sums(model, ask, rows, scaler, picked)
-    head = np.array([sums.weight, sums.loss, sums.held_weight, sums.held_loss])
-    upper = None if sums.hessian is None else sums.hessian[np.triu_indices(model.size)]
-    flat = head if ask.wants == "loss" else np.concatenate([head, sums.gradient])
-    return Partial(sums.rows, binned(flat), None if upper is None else binned(upper))
+    return partial_of(model, ask, [(part, rows)], scaler)
+
+
+def partial_of(model: Model, ask: Ask, parts: Iterable[tuple[int, Rows]], scaler: Scaler | None) -> Partial:
+    """The sums of several parts by their numbers, at least one: what merging their partials gives, but quicker."""
+    count, sums, hessians = 0, _Gathered(), _Gathered()
+    view = _view(model, ask.w, scaler, can_fold=ask.clip is None)
+    for part, rows in parts:
+        _check(model, ask, rows, scaler)
+        with np.errstate(over="ignore", invalid="ignore"):  # a loss may be infinite; the optimiser turns back
+            if ask.local is not None:
+                own = _moved(model, ask, ask.local, rows, scaler, part)
+            else:
+                own = _sums(model, ask, view, rows, picked_rows(len(rows), part, ask.batch or ask.sample))
+        count += own.rows
+        head = [own.weight, own.loss, own.held_weight, own.held_loss]
+        sums.take(np.array(head) if ask.wants == "loss" else np.concatenate([head, own.gradient]))
+        if own.hessian is not None:
+            hessians.take(own.hessian[np.triu_indices(model.size)])
+    return Partial(count, sums.whole(), hessians.whole() if hessians.is_used else None)
 
 
 def merge(partials: Iterable[Partial]) -> Partial:
@@ -131,17 +141,49 @@ def _check(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None) -> None:
         raise BadTraining("hessian: the curvature of clipped rows is not that of any loss; ask for gradients")
 
 
-def _sums(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None, picked: np.ndarray | None) -> Totals:
-    layers = model.layers(ask.w)
-    size = model.size
+class _Gathered:
+    """Vectors that are cut into digits many at a time, some 8 MB of them."""
+
+    def __init__(self) -> None:
+        self._vectors: list[Vector] = []
+        self._done: list[Binned] = []
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self._vectors or self._done)
+
+    def take(self, vector: Vector) -> None:
+        self._vectors.append(vector)
+        if len(self._vectors) * vector.size >= GATHERED_FLOATS:
+            self._done = [self.whole()]
+            self._vectors = []
+
+    def whole(self) -> Binned:
+        return add([*self._done, binned_rows(np.array(self._vectors))] if self._vectors else self._done)
+
+
+class _View(NamedTuple):
+    """Parameters as rows meet them: `fold` is the scaler that is in them already, `scaler` the one that rows need."""
+
+    layers: list[Matrix]
+    fold: Scaler | None
+    scaler: Scaler | None
+
+
+def _view(model: Model, w: Vector, scaler: Scaler | None, *, can_fold: bool) -> _View:
+    layers = model.layers(w)
+    if scaler is None or not can_fold or not is_foldable(model, scaler):
+        return _View(layers, None, scaler)
+    return _View([folded(layers[0], scaler), *layers[1:]], scaler, None)
+
+
+def _sums(model: Model, ask: Ask, view: _View, rows: Rows, picked: np.ndarray | None) -> Totals:
+    size, fold = model.size, view.fold
     gradient, hessian = np.zeros(size), np.zeros((size, size)) if ask.wants == "hessian" else None
-    fold = scaler if scaler is not None and ask.clip is None and can_fold(model, scaler) else None
-    if fold is not None:
-        layers, scaler = [folded(layers[0], fold), *layers[1:]], None
     weight = loss = held_weight = held_loss = 0.0
     count = 0
-    for block in blocks(rows, scaler, intercept=model.intercept, picked=picked):
-        losses = _of_block(model, layers, block, ask, gradient, hessian)
+    for block in blocks(rows, view.scaler, intercept=model.intercept, picked=picked):
+        losses = _of_block(model, view.layers, block, ask, gradient, hessian)
         count += len(losses)
         weight += float(block.weight.sum())
         loss += _weighted(block.weight, losses)
@@ -212,17 +254,16 @@ def _add_softmax_hessian(hessian: Matrix, x: Matrix, s: Vector, p: Matrix) -> No
         of_class[:, k, :, k] += scaled.T @ scaled
 
 
-def _moved(model: Model, ask: Ask, local: Local, rows: Rows, scaler: Scaler | None, part: int) -> Partial:
+def _moved(model: Model, ask: Ask, local: Local, rows: Rows, scaler: Scaler | None, part: int) -> Totals:
     """Plain descent on this part alone, and how far it came, times the part's weight."""
-    before = _sums(model, Ask(ask.w, "loss"), rows, scaler, None)
-    w = ask.w.copy()
-    mask = model.penalised()
+    before = _sums(model, Ask(ask.w, "loss"), _view(model, ask.w, scaler, can_fold=True), rows, None)
+    w, mask = ask.w.copy(), model.penalised()
     for batch in batches(local, len(rows)):
-        here = _sums(model, Ask(w, "gradient"), rows, scaler, picked_rows(len(rows), part, batch))
+        view = _view(model, w, scaler, can_fold=True)
+        here = _sums(model, Ask(w, "gradient"), view, rows, picked_rows(len(rows), part, batch))
         if here.weight > 0:
             w -= local.learning_rate * (here.gradient / here.weight + local.l2_mean * np.where(mask, w, 0.0))
-    head = np.array([before.weight, before.loss, before.held_weight, before.held_loss])
-    return Partial(len(rows), binned(np.concatenate([head, before.weight * (w - ask.w)])))
+    return before._replace(rows=len(rows), gradient=before.weight * (w - ask.w))
 
 
 def wire(partial: Partial) -> dict[str, np.ndarray]:
