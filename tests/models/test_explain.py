@@ -138,6 +138,17 @@ def test_attributions_add_up_to_the_score(kind: str) -> None:
         attributions(ready.model, outcome.w, [test_x], ready.scaler, output=3)
 
 
+def test_attributions_can_start_from_any_row() -> None:
+    x, y, test_x, _ = loaded("wine")
+    ready = prepare("mlp", [RawPart([x / 100.0], y)], hidden=(8,), tells_classes=True, standardise=False)
+    outcome = fit(ready, Plan(ready.model, "lbfgs", l2=0.1, max_rounds=60)).outcome
+    base = x.mean(axis=0) / 100.0
+    told, start = attributions(ready.model, outcome.w, [test_x / 100.0], None, output=1, baseline=base)
+    z = scores(ready.model, outcome.w, [test_x / 100.0], None)[:, 1]
+    assert start == pytest.approx(scores(ready.model, outcome.w, [base[None, :]], None)[0, 1])
+    assert np.abs(told.sum(axis=1) + start - z).max() < 0.01 * np.ptp(z)
+
+
 def test_linear_attributions_are_weight_times_distance_from_the_mean() -> None:
     ready, outcome, _ = trained("linear", "diabetes", 1.0)
     x = loaded("diabetes")[2]

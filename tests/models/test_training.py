@@ -14,7 +14,7 @@ from zkd.errors import BadTraining, NoOptimum
 from zkd.models.checkpoints import pack, unpack
 from zkd.models.fit import RawPart, fit, prepare, split_rows
 from zkd.models.model import Model, TargetMean, first_parameters
-from zkd.models.partials import merge, partial, totals
+from zkd.models.partials import Ask, merge, partial, totals
 from zkd.models.plan import OPTIMIZERS, Plan, Privacy, default_optimizer, penalty_path
 from zkd.models.predict import predict
 from zkd.models.privacy import epsilon_of, noise_vector
@@ -66,6 +66,15 @@ def test_a_checkpoint_of_another_plan_or_version_is_refused() -> None:
             unpack(broken, arrays, plan)
     with pytest.raises(BadTraining, match="damaged"):
         unpack(described, {}, plan)
+
+
+def test_an_answer_without_what_was_asked_for_is_refused() -> None:
+    ready = prepared("logistic", "breast_cancer")
+    run = start(plan_for("newton", ready), ready.counts)
+    for wants in ("loss", "gradient"):
+        short = partial(ready.model, Ask(run.state.at, wants), ready.parts[0], ready.scaler, part=0)  # type: ignore[arg-type]
+        with pytest.raises(BadTraining, match="expected sums up to the hessian"):
+            run.told(short)
 
 
 # --- how runs end -------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def _view(model: Model, w: Vector, scaler: Scaler | None, *, can_fold: bool) -> 
 
 
 def _sums(model: Model, ask: Ask, view: _View, rows: Rows, picked: np.ndarray | None) -> Totals:
-    size, fold = model.size, view.fold
+    size, fold = ask.w.size, view.fold
     gradient, hessian = np.zeros(size), np.zeros((size, size)) if ask.wants == "hessian" else None
     weight = loss = held_weight = held_loss = 0.0
     count = 0

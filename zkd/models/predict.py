@@ -67,38 +67,46 @@ def of_rows(model: Model, layers: list[Matrix], x: Matrix) -> Matrix:
 
 
 def attributions(
-    model: Model, w: Vector, columns: Sequence[Array], scaler: Scaler, *, output: int = 0
+    model: Model,
+    w: Vector,
+    columns: Sequence[Array],
+    scaler: Scaler | None,
+    *,
+    output: int = 0,
+    baseline: Vector | None = None,
 ) -> tuple[Matrix, float]:
-    """How much each feature moved each row's score of one output, (n, features), and the mean row's score."""
+    """How much each feature moved each row's score of one output, (n, features), and the score that it was moved from.
+
+    `baseline` is the row that others are compared with, (features,), in the units that the model was trained in; zeros
+    if not given, which is the mean row where features are standardised.
+    """
     rows = rows_of(columns, np.zeros(len(columns[0])))
     refuse_other_features(model, rows.features)
     if not 0 <= output < model.outputs:
         raise ValueError(f"expected an output from 0 to {model.outputs - 1}, got {output}")
     layers = model.layers(w)
-    mean_row = np.zeros((1, model.features + model.intercept))
-    mean_row[:, model.features :] = 1.0
-    base = float(of_rows(model, layers, mean_row)[0, output])
+    base = np.zeros(model.features) if baseline is None else baseline
+    base_row = np.append(base, np.ones(int(model.intercept)))[None, :]
     told = np.empty((len(rows), model.features))
     start = 0
     for block in blocks(rows, scaler, intercept=model.intercept):
-        x = block.x[:, : model.features]
-        slopes = _mean_slopes(layers, block.x, output) if model.kind == "mlp" else layers[0][: model.features, output]
-        told[start : start + len(x)] = x * slopes
-        start += len(x)
-    return told, base
+        moved = block.x[:, : model.features] - base
+        slopes = _mean_slopes(layers, base, moved, output) if model.kind == "mlp" else layers[0][: len(base), output]
+        told[start : start + len(moved)] = moved * slopes
+        start += len(moved)
+    return told, float(of_rows(model, layers, base_row)[0, output])
 
 
-def _mean_slopes(layers: list[Matrix], x: Matrix, output: int) -> Matrix:
-    """The mean slope of an output in each feature between the mean row and each row, (n, features)."""
-    features = x.shape[1] - 1
-    total = np.zeros((len(x), features))
-    between = np.ones_like(x)
-    slopes_above = np.zeros((len(x), layers[-1].shape[1]))
-    slopes_above[:, output] = 1.0
+def _mean_slopes(layers: list[Matrix], base: Vector, moved: Matrix, output: int) -> Matrix:
+    """The mean slope of an output in each feature on the way from the base row to each row, (n, features)."""
+    total = np.zeros_like(moved)
+    between = np.ones((len(moved), len(base) + 1))
+    above = np.zeros((len(moved), layers[-1].shape[1]))
+    above[:, output] = 1.0
     for node, node_weight in zip(NODES, NODE_WEIGHTS, strict=True):
-        between[:, :features] = 0.5 * (node + 1.0) * x[:, :features]
+        between[:, :-1] = base + 0.5 * (node + 1.0) * moved
         inputs, _ = mlp.forward(layers, between)
-        slopes = slopes_above
+        slopes = above
         for index in range(len(layers) - 1, 0, -1):
             slopes = mlp.slopes_below(layers[index], inputs[index], slopes)
         total += 0.5 * node_weight * (slopes @ layers[0][:-1].T)

@@ -105,6 +105,8 @@ class Run:
         ask = self.ask
         assert ask is not None, self.reason
         sums = totals(self.plan.model, merged)
+        if (ask.wants != "loss" and not sums.gradient.size) or (ask.wants == "hessian" and sums.hessian is None):
+            raise BadTraining(f"answer: expected sums up to the {ask.wants}, got fewer")
         run = replace(self, number=self.number + 1)
         if ask.batch is not None or ask.sample is not None or ask.local is not None:
             return run._stepped(sums)
