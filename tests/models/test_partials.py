@@ -13,8 +13,9 @@ from zkd.errors import BadTraining
 from zkd.models.fit import RawPart, fit, prepare, split_rows
 from zkd.models.folding import is_foldable
 from zkd.models.losses import logistic, softmax
+from zkd.models.messages import partial_in, partial_out
 from zkd.models.model import Model, first_parameters
-from zkd.models.partials import Ask, from_wire, merge, partial, partial_of, totals, wire
+from zkd.models.partials import Ask, merge, partial, partial_of, totals
 from zkd.models.picks import Batch, Local, Sample, picked_rows
 from zkd.models.plan import Plan
 from zkd.models.rows import Rows, Scaler, block_rows, rows_of, stacked
@@ -198,7 +199,7 @@ def test_partials_add_up_to_the_same_bits_for_any_nodes(ask: str) -> None:
             groups: list[list[Any]] = [[] for _ in range(nodes)]
             for item in rng.sample(parts, len(parts)):
                 rng.choice(groups).append(item)
-            answers = [from_wire(wire(merge(group))) for group in groups if group]
+            answers = [partial_in(partial_out(merge(group))) for group in groups if group]
             if seed == 0:  # a node that adds its parts up at once
                 numbers = list(enumerate(ready.parts))
                 answers = [partial_of(model, Ask(w, **ASKS[ask]), numbers[n::nodes], scaler) for n in range(nodes)]
@@ -331,5 +332,3 @@ def test_what_does_not_fit_the_model_is_refused() -> None:
     net = Model("mlp", 4, 2, (3,))
     with pytest.raises(BadTraining, match="use lbfgs, nesterov or adam"):
         partial(net, Ask(first_parameters(net), "hessian"), rows, None, part=0)
-    with pytest.raises(BadTraining, match="expected the arrays counts"):
-        from_wire({"counts": np.zeros(2)})

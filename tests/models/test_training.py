@@ -248,7 +248,7 @@ def test_constant_columns_get_no_weight() -> None:
         ({"optimizer": "bfgs"}, "expected one of newton, lbfgs"),
         ({"l2": -1.0}, "l2: expected a finite number, 0 or more"),
         ({"l2": np.nan}, "l2: expected a finite"),
-        ({"l2": ()}, "at least one"),
+        ({"l2": ()}, "a number, or several"),
         ({"l2": (1.0, 2.0)}, "from the largest to the smallest"),
         ({"tol": 0.0}, "tol: expected a finite number above 0"),
         ({"learning_rate": -1.0}, "learning_rate"),

@@ -6,7 +6,7 @@ worker, and no sum depends on what else the node computes. (Other CPUs round dif
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from zkd.errors import BadTraining
 from zkd.models import mlp
-from zkd.models.binned import Binned, add, binned_rows, from_arrays
+from zkd.models.binned import Binned, add, binned_rows
 from zkd.models.folding import folded, is_foldable, unfold_gradient, unfold_hessian
 from zkd.models.losses import ONE_OUTPUT, softmax
 from zkd.models.model import Matrix, Model, Vector
@@ -264,32 +264,3 @@ def _moved(model: Model, ask: Ask, local: Local, rows: Rows, scaler: Scaler | No
         if here.weight > 0:
             w -= local.learning_rate * (here.gradient / here.weight + local.l2_mean * np.where(mask, w, 0.0))
     return before._replace(rows=len(rows), gradient=before.weight * (w - ask.w))
-
-
-def wire(partial: Partial) -> dict[str, np.ndarray]:
-    """A partial as named arrays of plain data, for whoever sends it."""
-    arrays = {"counts": np.array([partial.rows, partial.parts], np.int64)}
-    arrays |= {f"sums.{name}": array for name, array in partial.sums.arrays().items()}
-    if partial.hessian is not None:
-        arrays |= {f"hessian.{name}": array for name, array in partial.hessian.arrays().items()}
-    return arrays
-
-
-def from_wire(arrays: Mapping[str, np.ndarray]) -> Partial:
-    """What `wire` gave, from somebody else. Raises `BadTraining` for anything that it cannot have been."""
-    expected = {"counts", "sums.digits", "sums.tops"}
-    hessian = {"hessian.digits", "hessian.tops"}
-    if set(arrays) not in (expected, expected | hessian):
-        raise BadTraining(
-            f"partial: expected the arrays {', '.join(sorted(expected))}, got {', '.join(sorted(arrays))}"
-        )
-    counts = arrays["counts"]
-    if counts.dtype != np.int64 or counts.shape != (2,) or counts.min() < 0:
-        raise BadTraining("partial: expected two counts as int64, none below 0")
-    rows, parts = counts.tolist()
-    groups = [
-        from_arrays({"digits": arrays[f"{group}.digits"], "tops": arrays[f"{group}.tops"]}, parts)
-        for group in ("sums", "hessian")
-        if f"{group}.tops" in arrays
-    ]
-    return Partial(rows, groups[0], groups[1] if len(groups) == 2 else None)

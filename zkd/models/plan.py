@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
@@ -31,14 +30,14 @@ class Privacy:
     clip: float
     noise: float
     delta: float
-    epsilon: float = math.inf
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All of a run's choices.
 
-    `l2` may be a sequence, largest first: a path with warm starts, of which the best by held-out loss is kept.
+    `l2` may be several, largest first: a path with warm starts, of which the best by held-out loss is kept.
     `tol` bounds the distance of the weights from the optimum where one can be given (l2 > 0), see `training`.
     `patience` is the number of rounds (of sgd, adam, average: epochs) without a better held-out loss.
     `jitter`, for unpenalised problems without a single optimum: the l2 a unit of weight to go on with, reported;
@@ -47,7 +46,7 @@ class Plan:
 
     model: Model
     optimizer: Optimizer = "lbfgs"
-    l2: float | Sequence[float] = 1.0
+    l2: float | tuple[float, ...] = 1.0
     l1: float = 0.0
     tol: float = 1e-8
     max_rounds: int = 1000
@@ -96,7 +95,7 @@ def _check(plan: Plan) -> None:
         raise BadTraining(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     path = plan.path
     if not path:
-        raise BadTraining("l2: expected a number, or a sequence with at least one")
+        raise BadTraining("l2: expected a number, or several")
     for l2 in path:
         Penalty(l2, plan.l1)
     if any(later >= earlier for earlier, later in pairwise(path)):
@@ -144,5 +143,5 @@ def _check_privacy(plan: Plan, privacy: Privacy) -> None:
         raise BadTraining(f"privacy: rounds are private with sgd and adam, not with {plan.optimizer}")
     if len(plan.path) > 1 or plan.patience is not None:
         raise BadTraining("privacy: a path and early stopping look at the data again and again; leave them out")
-    if not (privacy.clip > 0 and privacy.noise > 0 and 0 < privacy.delta < 1 and privacy.epsilon > 0):
+    if not (privacy.clip > 0 and privacy.noise > 0 and 0 < privacy.delta < 1 and (privacy.epsilon or 1) > 0):
         raise BadTraining(f"privacy: expected clip, noise and epsilon above 0 and delta between 0 and 1, got {privacy}")

@@ -138,7 +138,8 @@ class Run:
             sums = sums._replace(gradient=sums.gradient + noise)
         state = state.stepped(sums)
         run = replace(self, state=state)
-        if privacy is not None and not state.stopped and run._epsilon(1) > privacy.epsilon:
+        budget = None if privacy is None else privacy.epsilon
+        if budget is not None and not state.stopped and run._epsilon(1) > budget:
             state = replace(state, stopped="privacy")
         if not state.stopped and self.number >= self.plan.max_rounds:
             state = replace(state, stopped="max_rounds")
