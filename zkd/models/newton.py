@@ -56,15 +56,16 @@ class Newton:
         assert point.hessian is not None
         if not np.isfinite(point.total):
             return replace(self, is_accepted=False, stopped="diverged")
-        first = point.hessian if self.first_hessian is None else self.first_hessian
+        first = self.first_hessian
         if self.penalty.l2 == 0.0 and self.penalty.l1 == 0.0:
+            first = point.hessian if first is None else first
             refuse_flat(self.model, point.hessian, first, self.names)
         direction = _direction(self.model, self.penalty, point)
         error = float(np.linalg.norm(direction))
         return replace(
             self,
             at=point.w + direction,
-            current=point,
+            current=replace(point, hessian=None),  # a checkpoint need not carry it
             direction=direction,
             step=1.0,
             trials=0,
