@@ -47,7 +47,13 @@ class Prepared:
 
     @property
     def counts(self) -> Counts:
-        return Counts(self.found.training_rows, self.found.weight, self.found.target, self.names)
+        return Counts(
+            self.found.training_rows,
+            self.found.weight,
+            self.found.target,
+            self.names,
+            self.found.rows - self.found.training_rows,
+        )
 
 
 def prepare(

@@ -74,7 +74,7 @@ def scaler_of(seen: Spread, found: Findings) -> tuple[Scaler, tuple[int, ...]]:
 
 
 def suspicions(seen: Spread, found: Findings) -> tuple[Suspicion, ...]:
-    """Features with |correlation| or area under the curve of one class against the rest above 0.99."""
+    """Features with |correlation|, or area under the curve of one class (of up to 20) against the rest, above 0.99."""
     features = len(found.mean)
     sums = seen.sums.value()
     told: list[Suspicion] = []

@@ -15,6 +15,7 @@ class Counts:
     weight: float
     target: TargetMean
     names: tuple[str, ...] = ()  # of features, for messages
+    held_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The end of one penalty of a path."""
+    """The end of one penalty of a path. `is_restored`: an earlier round was better on held-out rows, and is kept."""
 
     l2: float
     w: Vector
@@ -53,6 +54,7 @@ class Stage:
     bound: float | None
     reason: str
     rounds: int
+    is_restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

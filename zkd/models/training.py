@@ -90,6 +90,10 @@ class Run:
         return Ask(state.at, wants)
 
     @property
+    def _rounds_of_stage(self) -> int:
+        return self.number - sum(stage.rounds for stage in self.stages)
+
+    @property
     def _is_in_doubt(self) -> bool:
         """Whether there may be no single optimum, and the optimiser would not notice."""
         penalty = self.penalty
@@ -141,7 +145,7 @@ class Run:
         budget = None if privacy is None else privacy.epsilon
         if budget is not None and not state.stopped and run._epsilon(1) > budget:
             state = replace(state, stopped="privacy")
-        if not state.stopped and self.number >= self.plan.max_rounds:
+        if not state.stopped and self._rounds_of_stage >= self.plan.max_rounds:
             state = replace(state, stopped="max_rounds")
         run = replace(run, state=state)
         if not state.stopped:
@@ -162,7 +166,7 @@ class Run:
             reason = reason or run._reason(at)
         if run.accepted is None:  # not even the first point is finite
             run = replace(run, accepted=at)
-        if not reason and run.number - sum(stage.rounds for stage in run.stages) >= run.plan.max_rounds:
+        if not reason and run._rounds_of_stage >= run.plan.max_rounds:
             reason = "max_rounds"
         if not reason:
             return run
@@ -210,18 +214,14 @@ class Run:
         loss, held = (np.nan, np.nan) if last is None or sums is None else (last.loss, last.held_loss)
         w, bound = at.w, certificate(self.plan.model, self.penalty, at) if at.gradient.size else None
         total, slope = at.total, at.slope
-        if self.plan.patience is not None and self.best is not None and self.best.round != self.number:
-            restored = self.history[[entry.number for entry in self.history].index(self.best.round)]
-            w, held, loss, total, slope = (
-                self.best.w,
-                self.best.held_loss,
-                restored.loss,
-                restored.total,
-                restored.slope,
-            )
+        best = self.best if self.plan.patience is not None else None
+        is_restored = best is not None and not np.array_equal(best.w, w)
+        if best is not None and is_restored:
+            kept = next(entry for entry in self.history if entry.number == best.round)
+            w, held, loss, total, slope = best.w, best.held_loss, kept.loss, kept.total, kept.slope
             bound = slope / self.penalty.l2 if self.plan.model.is_convex and self.penalty.l2 > 0 else None
-        before = sum(stage.rounds for stage in self.stages)
-        done = Stage(self.penalty.l2, w, total, slope, loss, held, bound, reason, self.number - before)
+        rounds = self._rounds_of_stage
+        done = Stage(self.penalty.l2, w, total, slope, loss, held, bound, reason, rounds, is_restored)
         run = replace(self, stages=(*self.stages, done))
         if self.stage + 1 == len(self.plan.path) or reason == "diverged":
             return replace(run, reason=reason)
@@ -264,7 +264,8 @@ class Run:
         stages = self.stages
         known = [stage for stage in stages if np.isfinite(stage.held_loss)]
         chosen = min(known, key=lambda stage: stage.held_loss) if len(stages) > 1 and known else stages[-1]
-        exact = self.plan.model.is_convex and chosen.reason in ("tolerance", "stalled", "precision")
+        ended = chosen.reason in ("tolerance", "stalled", "precision") and not chosen.is_restored
+        exact = self.plan.model.is_convex and ended
         epsilon = None if self.plan.privacy is None else self._epsilon()
         return Outcome(
             chosen.w,
@@ -287,8 +288,12 @@ def start(plan: Plan, counts: Counts, w: Vector | None = None) -> Run:
     """The run before its first round, from `w` or from where the model starts. Raises `BadTraining`."""
     if counts.rows < 1 or not counts.weight > 0:
         raise BadTraining(f"training rows: expected some, got {counts.rows} rows of weight {counts.weight:g}")
+    if plan.patience is not None and counts.held_rows == 0:
+        raise BadTraining("patience: there are no held-out rows to see over-fitting by; hold some out, or leave it out")
     if w is None:
-        w = first_parameters(plan.model, counts.target, seed=plan.seed)
+        # A private run starts from nothing that the data said.
+        target = counts.target if plan.privacy is None else None
+        w = first_parameters(plan.model, target, seed=plan.seed)
     plan.model.layers(w)
     if not np.all(np.isfinite(w)):
         raise BadTraining("parameters: expected finite numbers to start from")
