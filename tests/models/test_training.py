@@ -114,6 +114,15 @@ def test_a_step_that_is_far_too_long_diverges_and_says_so() -> None:
     assert outcome.reason == "diverged"
 
 
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs", "nesterov"])
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+def test_a_start_that_is_beyond_floats_diverges_and_says_so(optimizer: str, l2: float) -> None:
+    ready = prepared("poisson", "diabetes")
+    run = start(plan_for(optimizer, ready, l2=l2), ready.counts, np.full(ready.model.size, 1e4))
+    run = answer(run, ready)
+    assert (run.reason, run.outcome.bound) == ("diverged", None)
+
+
 def test_floats_end_what_the_tolerance_does_not() -> None:
     ready = prepared("logistic", "breast_cancer")
     best = fit(ready, plan_for("newton", ready)).outcome.w
@@ -133,6 +142,18 @@ def test_a_run_can_be_stopped_after_any_round() -> None:
             assert stopped.outcome.reason == "cancelled"
             assert np.all(np.isfinite(stopped.outcome.w))
             run = answer(run, ready)
+
+
+def test_a_stopped_path_keeps_the_stages_that_it_finished() -> None:
+    ready = prepared("logistic", "breast_cancer")
+    plan = plan_for("newton", ready, l2=(10.0, 1.0, 0.1))
+    run = start(plan, ready.counts)
+    while run.stage == 0:
+        run = answer(run, ready)
+    stopped = run.stop("max_time")
+    assert [stage.reason for stage in stopped.stages] == ["tolerance", "max_time"]
+    described, arrays = pack(stopped)
+    assert unpack(described, arrays, plan).outcome.reason == "max_time"
 
 
 # --- over-fitting -------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def certificate(model: Model, penalty: Penalty, at: Point) -> float | None:
     free intercepts are taken as solved: where the Hessian is known their rest is folded into the slope to first
     order, else it is added to it.
     """
-    if not model.is_convex or penalty.l2 <= 0.0:
+    if not model.is_convex or penalty.l2 <= 0.0 or not np.isfinite(at.slope):
         return None
     mask = model.penalised()
     slope = subgradient(at.w, at.gradient, penalty.l1, mask)

@@ -31,6 +31,7 @@ from zkd.models.model import Matrix, Model, Vector, first_parameters
 from zkd.models.newton import Newton, refuse_flat
 from zkd.models.objective import Penalty, Point, certificate, point
 from zkd.models.partials import Ask, Partial, Totals, Wants, totals
+from zkd.models.picks import Sample
 from zkd.models.plan import Plan
 from zkd.models.privacy import epsilon_of, noise_vector
 from zkd.models.stochastic import Average, Rule, Stochastic
@@ -83,9 +84,9 @@ class Run:
         if isinstance(state, Stochastic):
             clip = None if self.plan.privacy is None else self.plan.privacy.clip
             choice = state.choice
-            if state.rate is not None:
-                return Ask(state.at, sample=choice, clip=clip)  # type: ignore[arg-type]
-            return Ask(state.at, batch=choice)  # type: ignore[arg-type]
+            if isinstance(choice, Sample):
+                return Ask(state.at, sample=choice, clip=clip)
+            return Ask(state.at, batch=choice)
         wants: Wants = "hessian" if self._is_in_doubt and self.first_hessian is None else state.wants
         return Ask(state.at, wants)
 
@@ -120,12 +121,11 @@ class Run:
                 assert self.first_hessian is not None
                 assert sums.hessian is not None
                 refuse_flat(self.plan.model, sums.hessian, self.first_hessian, self.counts.names)
-                return replace(run, accepted=at, checked="")._finished_stage(self.checked, sums)
-            if ask.wants == "hessian" and self.first_hessian is None and self._is_in_doubt:
-                assert sums.hessian is not None
+                return replace(run, accepted=at, checked="")._finished_stage(self.checked)
+            is_first = self._is_in_doubt and self.first_hessian is None
+            if is_first and sums.hessian is not None and np.isfinite(at.slope):
                 refuse_flat(self.plan.model, sums.hessian, sums.hessian, self.counts.names)
                 run = replace(run, first_hessian=sums.hessian)
-            assert not isinstance(self.state, Average) or ask.local is None
             return run._moved(self.state.told(at), at, sums)
         except NoOptimum as problem:
             return run._jittered(problem)
@@ -152,7 +152,7 @@ class Run:
             return run
         nothing = np.empty(0)
         ended = Point(state.at, np.nan, np.nan, nothing, np.nan)
-        return replace(run, accepted=ended)._finished_stage(state.stopped, None)
+        return replace(run, accepted=ended)._finished_stage(state.stopped)
 
     def _moved(self, state: State, at: Point, sums: Totals) -> Run:
         """After a round over all rows."""
@@ -172,7 +172,7 @@ class Run:
             return run
         if run._is_in_doubt and reason != "diverged":
             return replace(run, checked=reason)
-        return run._finished_stage(reason, sums)
+        return run._finished_stage(reason)
 
     def _accepted(self, at: Point, held: float) -> Run:
         before = self.accepted
@@ -206,13 +206,14 @@ class Run:
             return "patience"
         return ""
 
-    def _finished_stage(self, reason: str, sums: Totals | None) -> Run:
+    def _finished_stage(self, reason: str, *, is_last: bool = False) -> Run:
         """The end of a penalty of the path; the next one begins where this one ended."""
         at = self.accepted
         assert at is not None
         last = next((entry for entry in reversed(self.history) if entry.is_accepted), None)
-        loss, held = (np.nan, np.nan) if last is None or sums is None else (last.loss, last.held_loss)
-        w, bound = at.w, certificate(self.plan.model, self.penalty, at) if at.gradient.size else None
+        is_known = last is not None and at.gradient.size > 0  # not so in the middle of an epoch
+        loss, held = (last.loss, last.held_loss) if last is not None and is_known else (np.nan, np.nan)
+        w, bound = at.w, certificate(self.plan.model, self.penalty, at) if is_known else None
         total, slope = at.total, at.slope
         best = self.best if self.plan.patience is not None else None
         is_restored = best is not None and not np.array_equal(best.w, w)
@@ -223,7 +224,7 @@ class Run:
         rounds = self._rounds_of_stage
         done = Stage(self.penalty.l2, w, total, slope, loss, held, bound, reason, rounds, is_restored)
         run = replace(self, stages=(*self.stages, done))
-        if self.stage + 1 == len(self.plan.path) or reason == "diverged":
+        if is_last or self.stage + 1 == len(self.plan.path) or reason == "diverged":
             return replace(run, reason=reason)
         run = replace(run, stage=self.stage + 1, best=None, waited=0, stalls=0, least_slope=np.inf, accepted=None)
         return replace(run, state=_state(run.plan, run.counts, run.penalty, w), first_hessian=None)
@@ -249,13 +250,10 @@ class Run:
         """Ends the run now, where it is: cancelled, out of time."""
         if self.reason:
             return self
-        if self.accepted is None:
-            ended = Point(self.state.at, np.nan, np.nan, np.empty(0), np.nan)
-            return replace(self, accepted=ended, plan=replace(self.plan, l2=self.plan.path[: self.stage + 1])).stop(
-                reason
-            )
-        final = replace(self, plan=replace(self.plan, l2=self.plan.path[: self.stage + 1]))
-        return final._finished_stage(reason, None)
+        at = self.accepted
+        if at is None or isinstance(self.state, Stochastic | Average):  # where F is not known
+            at = Point(self.state.at, np.nan, np.nan, np.empty(0), np.nan)
+        return replace(self, accepted=at)._finished_stage(reason, is_last=True)
 
     @property
     def outcome(self) -> Outcome:
