@@ -213,6 +213,20 @@ def test_the_certificate_holds_in_every_round(optimizer: str) -> None:
     assert all(distance <= bound + 1e-9 for distance, bound in steps)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("softmax", "digits"), ("softmax", "wine"), ("svm", "breast_cancer")])
+@pytest.mark.parametrize("optimizer", ["nesterov", "lbfgs"])
+def test_the_bound_that_is_reported_holds_though_intercepts_are_not_solved(
+    kind: str, name: str, optimizer: str
+) -> None:
+    ready = prepared(kind, name)
+    best = fit(ready, Plan(ready.model, "newton", l2=1.0, tol=1e-12)).outcome.w.reshape(ready.model.shapes[0])
+    for tol in (1.0, 1e-2, 1e-4):
+        outcome = fit(ready, Plan(ready.model, optimizer, l2=1.0, tol=tol)).outcome
+        distance = np.linalg.norm(outcome.w.reshape(best.shape)[:-1] - best[:-1])
+        assert distance <= 1.01 * outcome.bound
+        assert outcome.bound < 4.0 * tol
+
+
 def test_without_an_intercept_none_is_fitted() -> None:
     x, y, _, _ = standardised("breast_cancer")
     oracle = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12, fit_intercept=False).fit(x, y)

@@ -75,19 +75,24 @@ def shrunk(w: Vector, by: float, mask: np.ndarray) -> Vector:
 def certificate(model: Model, penalty: Penalty, at: Point) -> float | None:
     """A bound of the distance |v - v*| of the weights from the optimum's, or None where there is none to give.
 
-    F is strongly convex in the penalised weights: the bound is |slope| / l2. Of convex models with l2 > 0 alone. The
-    free intercepts are taken as solved: where the Hessian is known their rest is folded into the slope to first
-    order, else it is added to it.
+    With the free intercepts at their best for given weights, F is strongly convex in the weights, and |slope| / l2 is
+    such a bound (of convex models, with l2 > 0). Where the Hessian is known, what the intercepts still lack is folded
+    into the slope to first order. Where it is not, no slope bounds it: then twice |slope| / l2 is given, which is no
+    proof; by itself |slope| / l2 was too small by up to 1.2 on real data (softmax on digits, on nesterov's way).
     """
     if not model.is_convex or penalty.l2 <= 0.0 or not np.isfinite(at.slope):
         return None
-    mask = model.penalised()
-    slope = subgradient(at.w, at.gradient, penalty.l1, mask)
-    free = ~mask
-    if at.hessian is None or penalty.l1 > 0 or not free.any():
-        return float(np.linalg.norm(slope)) / penalty.l2
-    moved = np.linalg.lstsq(at.hessian[np.ix_(free, free)], slope[free], rcond=None)[0]
-    return float(np.linalg.norm(slope[mask] - at.hessian[np.ix_(mask, free)] @ moved)) / penalty.l2
+    if not model.intercept:
+        return at.slope / penalty.l2
+    if at.hessian is None or penalty.l1 > 0:
+        return uncertain_bound(penalty, at.slope)
+    free = ~model.penalised()
+    moved = np.linalg.lstsq(at.hessian[np.ix_(free, free)], at.gradient[free], rcond=None)[0]
+    return float(np.linalg.norm(at.gradient[~free] - at.hessian[np.ix_(~free, free)] @ moved)) / penalty.l2
+
+
+def uncertain_bound(penalty: Penalty, slope: float) -> float:
+    return 2.0 * slope / penalty.l2
 
 
 def is_lower(new: float, old: float) -> bool:

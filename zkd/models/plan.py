@@ -39,6 +39,7 @@ class Plan:
 
     `l2` may be several, largest first: a path with warm starts, of which the best by held-out loss is kept.
     `tol` bounds the distance of the weights from the optimum where one can be given (l2 > 0), see `training`.
+    `max_rounds` is for each penalty of a path; without a penalty there may be one more, to see whether it was needed.
     `patience` is the number of rounds (of sgd, adam, average: epochs) without a better held-out loss.
     `jitter`, for unpenalised problems without a single optimum: the l2 a unit of weight to go on with, reported;
     None refuses. `learning_rate`, `epochs`, `batch_rows` and `seed` matter to sgd, adam and average alone.

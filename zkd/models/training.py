@@ -8,8 +8,9 @@
 No clock, no I/O; the same answers lead to the same bits, so a run can be packed after any round and go on elsewhere
 (`checkpoints`). Why it ended:
 
-    tolerance    the weights are within `tol` of the optimum: |slope| <= tol x l2 for convex models with l2 > 0;
-                 without, the next Newton step is below tol x max(1, |w|), or |slope| <= tol x the weight of all rows
+    tolerance    |slope| <= tol x l2 for convex models with l2 > 0, so that the weights are within some `tol` of the
+                 optimum (`objective.certificate` says what is sure); without l2 the next Newton step is below
+                 tol x max(1, |w|), or |slope| <= tol x the weight of all rows
     stalled      F changed by less than 1e-12 of itself and the slope had no new minimum, many times in a row: as good
                  as floats allow, or as slow as this optimiser can be
     precision    no step along the direction lowers F any more: the same
@@ -29,8 +30,8 @@ from zkd.models.descent import Descent
 from zkd.models.lbfgs import Lbfgs
 from zkd.models.model import Matrix, Model, Vector, first_parameters
 from zkd.models.newton import Newton, refuse_flat
-from zkd.models.objective import Penalty, Point, certificate, point
-from zkd.models.partials import Ask, Partial, Totals, Wants, totals
+from zkd.models.objective import Penalty, Point, certificate, point, uncertain_bound
+from zkd.models.partials import HESSIAN_MAX, Ask, Partial, Totals, Wants, totals
 from zkd.models.picks import Sample
 from zkd.models.plan import Plan
 from zkd.models.privacy import epsilon_of, noise_vector
@@ -101,6 +102,14 @@ class Run:
         free = penalty.l2 == 0.0 and penalty.l1 == 0.0
         return free and isinstance(self.state, Lbfgs | Descent) and self.plan.model.is_convex
 
+    def _is_worth_a_look(self, reason: str) -> bool:
+        """Whether a last round should tell the Hessian: to see if there is an optimum, or how far it is at most."""
+        model, penalty = self.plan.model, self.penalty
+        is_blind = isinstance(self.state, Lbfgs | Descent) and model.is_convex and model.size <= HESSIAN_MAX
+        is_bound_unsure = model.intercept and penalty.l2 > 0 and penalty.l1 == 0
+        is_there = reason in ("tolerance", "stalled", "precision") and self.plan.patience is None
+        return (self._is_in_doubt and reason != "diverged") or (is_there and is_blind and is_bound_unsure)
+
     def told(self, merged: Partial) -> Run:
         """The run after the sums over all parts. Raises `BadTraining`, `NoOptimum`."""
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen and turned back from
@@ -118,9 +127,9 @@ class Run:
         at = point(self.plan.model, self.penalty, ask.w, sums)
         try:
             if self.checked:
-                assert self.first_hessian is not None
                 assert sums.hessian is not None
-                refuse_flat(self.plan.model, sums.hessian, self.first_hessian, self.counts.names)
+                if self.first_hessian is not None:
+                    refuse_flat(self.plan.model, sums.hessian, self.first_hessian, self.counts.names)
                 return replace(run, accepted=at, checked="")._finished_stage(self.checked)
             is_first = self._is_in_doubt and self.first_hessian is None
             if is_first and sums.hessian is not None and np.isfinite(at.slope):
@@ -170,7 +179,7 @@ class Run:
             reason = "max_rounds"
         if not reason:
             return run
-        if run._is_in_doubt and reason != "diverged":
+        if run._is_worth_a_look(reason):
             return replace(run, checked=reason)
         return run._finished_stage(reason)
 
@@ -220,7 +229,8 @@ class Run:
         if best is not None and is_restored:
             kept = next(entry for entry in self.history if entry.number == best.round)
             w, held, loss, total, slope = best.w, best.held_loss, kept.loss, kept.total, kept.slope
-            bound = slope / self.penalty.l2 if self.plan.model.is_convex and self.penalty.l2 > 0 else None
+            has_bound = self.plan.model.is_convex and self.penalty.l2 > 0
+            bound = uncertain_bound(self.penalty, slope) if has_bound else None
         rounds = self._rounds_of_stage
         done = Stage(self.penalty.l2, w, total, slope, loss, held, bound, reason, rounds, is_restored)
         run = replace(self, stages=(*self.stages, done))
