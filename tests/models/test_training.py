@@ -14,7 +14,7 @@ from zkd.errors import BadTraining, NoOptimum
 from zkd.models.checkpoints import pack, unpack
 from zkd.models.fit import RawPart, fit, prepare, split_rows
 from zkd.models.model import Model, TargetMean, first_parameters
-from zkd.models.partials import Ask, merge, partial, totals
+from zkd.models.partials import Ask, merge, partial, partial_of, totals
 from zkd.models.plan import OPTIMIZERS, Plan, Privacy, default_optimizer, penalty_path
 from zkd.models.predict import predict
 from zkd.models.privacy import epsilon_of, noise_vector
@@ -174,6 +174,9 @@ def test_early_stopping_restores_the_best_round() -> None:
     losses = [entry.held_loss for entry in run.history]
     assert outcome.held_loss == min(losses) < losses[-1]
     assert len(losses) - 1 - losses.index(min(losses)) == 10
+    parts = list(enumerate(ready.parts))
+    again = totals(ready.model, partial_of(ready.model, Ask(outcome.w, "loss"), parts, ready.scaler))
+    assert again.held_loss / again.held_weight == outcome.held_loss
 
 
 def test_a_restored_round_is_not_taken_for_the_optimum() -> None:
@@ -187,6 +190,7 @@ def test_a_restored_round_is_not_taken_for_the_optimum() -> None:
     plain = fit(ready, plan_for("newton", ready, l2=1e-4)).outcome
     assert not plain.is_approximate
     assert plain.held_loss > outcome.held_loss
+    assert np.abs(plain.w - outcome.w).max() > 0.1
     assert np.linalg.norm(outcome.w[:-1] - plain.w[:-1]) <= outcome.bound
 
 

@@ -5,10 +5,13 @@ it pays of its Hessian. The partials of all parts add up to the whole exactly, i
 a model is the same, bit for bit, whatever nodes its parts lay on. Optimisers are step machines that say at which
 parameters they want to be told what (`Ask`), and never see a row.
 
-    model      what is trained, and how its parameters lie in one vector      rows       rows in blocks, standardised
-    losses     loss, slope and curvature of one row's score                   partials   sums over a part (mlp: of nets)
-    binned     sums without order                                             survey     what is in the data, guards
-    objective  penalties, slope, certificate                                  training   the run: stops, best, path
-    descent, stochastic, lbfgs, newton                                        optimisers
-    split, explain, importance, privacy, predict                              guards and explanations
+    model, rows          what is trained and how its parameters lie in a vector; rows in blocks
+    losses, mlp          of one row's score, and of nets            folding     standardising without touching a row
+    partials, picks      sums over a part; which of its rows        messages    both of them between nodes
+    binned               sums without order                         objective   penalties, slope, certificate
+    survey, spread       what is in the data, guards, scales        split       which rows are held out
+    plan, training       what a run was asked to do, and the run    story       what is told of it
+    newton, lbfgs, descent, stochastic   optimisers                 checkpoints a run as plain data, and back
+    predict, explain, importance         what a model says          privacy     noise and its accountant
+    fit                  all of it in one process
 """
