@@ -46,6 +46,14 @@ def test_an_ask_comes_through_json_as_it_was(ask: Ask) -> None:
         ({"wants": "loss", "batch": {"seed": 0, "epoch": 0, "index": 0}}, "missing required field `of`"),
         ({"wants": "loss", "sample": {"seed": 0, "round": 0, "rate": 2.0}}, "no such sample"),
         ({"wants": "gradient", "clip": -1.0}, "clip above 0"),
+        (
+            {
+                "wants": "loss",
+                "batch": {"seed": 0, "epoch": 0, "index": 0, "of": 3},
+                "sample": {"seed": 0, "round": 0, "rate": 0.5},
+            },
+            "one of batch, sample and local",
+        ),
         ([], "Expected `object`"),
     ],
 )

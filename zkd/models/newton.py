@@ -159,26 +159,18 @@ def _direction(model: Model, penalty: Penalty, point: Point) -> Vector:
 
 
 def solved(hessian: Matrix, right: Matrix) -> Matrix:
-    """``H^-1 right`` by Cholesky in units where each parameter's own curvature is 1, refined once.
+    """``H^-1 right`` by Cholesky in units where each parameter's own curvature is 1.
 
     Raises `NoOptimum` where H is not positive definite.
     """
     root = np.sqrt(np.diag(hessian))
-    scaled = hessian / np.outer(root, root)
     try:
-        lower = np.linalg.cholesky(scaled)
+        lower = np.linalg.cholesky(hessian / np.outer(root, root))
     except np.linalg.LinAlgError:
         raise NoOptimum("the Hessian is singular to machine precision; set l2 > 0, or a larger one") from None
-    columns = (right.T / root).T
-
-    def once(b: Matrix) -> Matrix:
-        half: Matrix = np.linalg.solve(lower.T, np.linalg.solve(lower, b))
-        return half
-
-    x = once(columns)
-    x += once(columns - scaled @ x)
-    result: Matrix = (x.T / root).T
-    return result
+    half = np.linalg.solve(lower, (right.T / root).T)
+    x: Matrix = (np.linalg.solve(lower.T, half).T / root).T
+    return x
 
 
 def _with_l1(hessian: Matrix, point: Point, l1: float, mask: np.ndarray) -> Vector:
