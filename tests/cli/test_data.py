@@ -113,6 +113,7 @@ def test_verify_reads_every_copy(zkd: Zkd, people: str) -> None:
         (["get", "{people}", "-O", "x.xls"], 2, "expected a file named *.npz"),
         (["get", "{people}", "--part", "7"], 3, "has the parts 0 to 0, not 7"),
         (["rm", "{people}@1@2"], 2, "expected NAME or NAME@VERSION"),
+        (["rm", "{people}"], 2, "this removes all of its"),
         (["ls", "nothing-there"], 3, "there is no dataset"),
     ],
 )

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tests.client.keepers import Keepers, keepers
 from tests.store.serving import peer
-from zkd.client import Client
+from zkd.client import Client, sending
 from zkd.client.dataset import Dataset
 from zkd.client.sending import Progress, Sending, quorum
 from zkd.codec import encode
@@ -471,6 +471,26 @@ async def test_what_is_not_there_is_said(far: Keepers) -> None:
         await dataset.locate(5)
     with pytest.raises(BadRows, match="name: expected NAME or NAME@VERSION"):
         await far.client.datasets.open("a@b")
+
+
+async def test_a_node_that_went_in_the_middle_is_not_waited_for(far: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen while it is sent to, say, and no other node could take its place: its answer may never come."""
+    monkeypatch.setattr(sending, "SLOW_S", 0.3)
+    await far.remove("n3")
+    far.nodes["n2"].delay_s = 600.0
+    async with asyncio.TaskGroup() as tasks:
+        put = tasks.create_task(_refused(far, "stuck"))
+        while not far.nodes["n2"].asked:
+            await asyncio.sleep(0.02)
+        path = far.paths.node("n2")
+        await far.session.delete(path, -1)
+        assert "n2: it is gone" in await asyncio.wait_for(put, 20.0)
+
+
+async def _refused(far: Keepers, name: str) -> str:
+    with pytest.raises(DataUnavailable) as refusal:
+        await far.client.datasets.put(name, {"x": np.arange(64)}, parts=4, replicas=2)
+    return str(refusal.value)
 
 
 # --- Health -----------------------------------------------------------------------------------------------

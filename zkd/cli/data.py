@@ -157,7 +157,7 @@ async def get(
 
 @data_command.command(short_help="Remove a dataset, or one of its versions.")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask; without a terminal nobody is asked.")
+@click.option("--yes", is_flag=True, help="Do not ask whether all versions are to go.")
 @with_client
 async def rm(client: Client, name: str, yes: bool) -> None:
     """Remove NAME with all its versions, or NAME@VERSION alone. The nodes remove the files some time later."""
@@ -169,7 +169,9 @@ async def rm(client: Client, name: str, yes: bool) -> None:
     except BadRecord as error:
         raise click.UsageError(error.expected) from None
     count = len(await client.datasets.versions(plain))
-    if version is None and not yes and sys.stdin.isatty():
+    if version is None and not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"expected --yes, or {plain}@VERSION: this removes all of its {count} versions")
         click.confirm(f"Remove {plain} and its {count} version{'s' if count > 1 else ''}?", abort=True)
     await client.datasets.rm(plain, version)
     click.echo(f"{name} removed")

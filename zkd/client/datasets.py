@@ -244,6 +244,7 @@ class Datasets:
                         directory,
                         progress,
                         None if store is None else self._plane.remote(store),
+                        here=self._client.nodes,
                     )
                     sending.tell()
                     refs = await sending.run()

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from zkd.client import copies
 from zkd.client.race import Pace
-from zkd.errors import DataDamaged, DataUnavailable
+from zkd.errors import DataDamaged, DataUnavailable, ZooKeeperError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -74,7 +74,10 @@ class Sending:
         directory: Path,
         tell: Tell | None,
         remote: Remote | None = None,
+        *,
+        here: Callable[[], Awaitable[Collection[NodeId]]],
     ) -> None:
+        """`here` asks which nodes are here now."""
         self._name = name
         self._partition = partition
         self._replicas = replicas
@@ -84,6 +87,7 @@ class Sending:
         self._directory = directory
         self._tell = tell
         self._remote = remote  # instead of all nodes
+        self._ask_here = here
         self._pace = Pace()
         self._out: dict[NodeId, str] = {}  # nodes that failed, and how
         self._slow: set[NodeId] = set()  # nodes that are asked last
@@ -177,10 +181,16 @@ class Sending:
                         break
                     more += 1
                     self._slow |= running.keys()
-                    if not await self._next(part, asked, 1):  # nobody else: wait for those, who are bounded themselves
-                        node, fault = await answers.get()
-                    else:
-                        continue
+                    here = await self._here()
+                    for gone in running.keys() - set(
+                        here
+                    ):  # frozen, say: its session is over, and others count on that
+                        running.pop(gone).cancel()
+                        in_flight -= 1
+                        self._out[gone] = "it is gone"
+                    continue
+                if node not in running:
+                    continue  # it went while it answered
                 in_flight -= 1
                 del running[node]
                 if fault is None:
@@ -199,6 +209,12 @@ class Sending:
                 f"{self._name}: part {part} has {good} durable cop{'y' if good == 1 else 'ies'} of the {wanted} that "
                 f"it needs to be seen: {told}"
             )
+
+    async def _here(self) -> Collection[NodeId]:
+        try:
+            return await self._ask_here()
+        except ZooKeeperError:
+            return self._scene.nodes  # nobody knows better
 
     async def _next(self, part: int, asked: set[NodeId], count: int) -> list[NodeId]:
         """The next nodes to have this part, when those that failed are not counted."""
