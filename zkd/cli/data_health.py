@@ -68,9 +68,9 @@ def _line(stat: Stat) -> str:
     if stat.lost:
         words.append(f"{stat.lost} of {parts} parts have no copy on any node that is here")
     if stat.degraded:
-        words.append(
-            f"{stat.degraded} of {stat.full + stat.degraded + stat.lost} parts have fewer copies than they should"
-        )
+        words.append(f"{stat.degraded} of {parts} parts have fewer copies than they should")
+    if len(stat.nodes) < stat.replicas:
+        words.append(f"{stat.replicas} copies need as many nodes, and {len(stat.nodes)} keep data now")
     if stat.missing:
         words.append(f"{stat.missing} copies are missing where they belong")
     return ", ".join(words)
