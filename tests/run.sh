@@ -18,4 +18,4 @@ setup_venv tests/requirements.txt
 .venv/bin/mypy
 mkdir -p out # out/junit.xml keeps the output of what failed
 # By file, since a file shares its costly parts: a server, an ensemble, a machine with systemd.
-exec .venv/bin/python -m pytest -n 2 --dist loadfile --junitxml=out/junit.xml -o junit_logging=all -r fEs "$@"
+exec .venv/bin/python -m pytest -n 3 --dist loadfile --junitxml=out/junit.xml -o junit_logging=all -r fEs "$@"

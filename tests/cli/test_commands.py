@@ -69,6 +69,7 @@ def test_run_works_on_the_parts_of_a_dataset(zkd: Zkd, tmp_path: Path) -> None:
     bad = zkd("run", "numpy.size", "--dataset", "partly", "--columns", "w")
     assert bad.code != 0
     assert "expected one of k, v, the columns of partly@1, got 'w'" in bad.err
+    assert zkd("data", "rm", "partly", "--yes").code == 0  # the cluster is others', too
     assert zkd("run", "numpy.size", "--columns", "v").code != 0
 
 
