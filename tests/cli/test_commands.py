@@ -314,7 +314,9 @@ def test_doctor_finds_a_healthy_cluster(zkd: Zkd) -> None:
 def test_interrupting_run_cancels_the_task_and_exits_130(zkd: Zkd, dev: Dev) -> None:
     before = set(zkd("get", "tasks", "-o", "name").out.split())
     command = [sys.executable, "-m", "zkd", "--hosts", dev.hosts, "run", "test.nap", "60"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Whoever runs in the background, as the tests may, ignores SIGINT, and so would its children.
+    listening = ["env", "--default-signal=INT", *command]
+    child = subprocess.Popen(listening, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: bool(set(zkd("get", "tasks", "-o", "name").out.split()) - before))
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=20)
