@@ -33,7 +33,7 @@ import numpy as np
 from kazoo.exceptions import KazooException
 from kazoo.handlers.threading import KazooTimeoutError
 from tour import checks
-from tour.cluster import KERNELS, Cluster, ClusterError
+from tour.cluster import KERNELS, Cluster, ClusterError, add_zookeeper_option
 from tour.data import CLASSES, Digits, load
 from tour.dropbox import Array, DropBox, Json, TaskError, numbers, task
 from tour.lbfgs import Found, Round, minimise
@@ -289,21 +289,12 @@ def show_work(teller: Teller, tour: Tour, box: DropBox) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--zookeeper",
-        nargs="?",
-        const="apache",
-        default="embedded",
-        metavar="HOST:PORT",
-        help="a real Apache ZooKeeper, started here or running there, instead of the embedded server",
-    )
+    add_zookeeper_option(parser)
     parser.add_argument("--nodes", type=int, default=3, help="daemons, at least 2 [default: 3]")
     parser.add_argument("--out", type=Path, default=Path("out"), help="for the picture and the logs [default: out]")
     options = parser.parse_args()
     if options.nodes < 2:
         parser.error("--nodes: one is going to be killed, so at least 2")
-    if options.zookeeper not in ("embedded", "apache") and ":" not in options.zookeeper:
-        parser.error(f"--zookeeper: expected HOST:PORT, got {options.zookeeper!r}")
     teller = Teller("digits")
     stopped_by: list[int] = []
 

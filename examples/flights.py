@@ -27,7 +27,7 @@ import numpy as np
 from kazoo.client import KazooClient
 from tour import flights
 from tour.checks import Check
-from tour.cluster import Cluster, ClusterError
+from tour.cluster import Cluster, ClusterError, add_zookeeper_option
 from tour.copies import Moment, draw
 from tour.data import Array
 from tour.teller import Teller
@@ -288,18 +288,9 @@ async def wait_for_nodes(client: zkd.Client) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--zookeeper",
-        nargs="?",
-        const="apache",
-        default="embedded",
-        metavar="HOST:PORT",
-        help="a real Apache ZooKeeper, started here or running there, instead of the embedded server",
-    )
+    add_zookeeper_option(parser)
     parser.add_argument("--out", type=Path, default=Path("out"), help="for the picture and the logs [default: out]")
     options = parser.parse_args()
-    if options.zookeeper not in ("embedded", "apache") and ":" not in options.zookeeper:
-        parser.error(f"--zookeeper: expected HOST:PORT, got {options.zookeeper!r}")
     teller = Teller("flights")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

@@ -6,6 +6,7 @@ all of them end with this process, however that ends.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -29,6 +30,25 @@ STOP_S = 10.0
 
 class ClusterError(Exception):
     """A child process did not start, or ended. The message ends with its last words."""
+
+
+def add_zookeeper_option(parser: argparse.ArgumentParser) -> None:
+    """--zookeeper [HOST:PORT], as `Cluster` takes it."""
+
+    def check(text: str) -> str:
+        if text not in ("embedded", "apache") and ":" not in text:
+            raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}")
+        return text
+
+    parser.add_argument(
+        "--zookeeper",
+        type=check,
+        nargs="?",
+        const="apache",
+        default="embedded",
+        metavar="HOST:PORT",
+        help="a real Apache ZooKeeper, started here or running there, instead of the embedded server",
+    )
 
 
 class Cluster:

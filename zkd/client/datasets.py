@@ -176,7 +176,7 @@ class Datasets:
             if draft.current is not None and not replace:
                 raise DatasetExists(f"somebody else made the dataset {name} meanwhile; nothing was changed")
 
-        return await self._make(name, source_of(data, header, dtypes), wanted, None, store, is_free, progress)
+        return await self._make(name, source_of(data, header, dtypes), wanted, scene, None, store, is_free, progress)
 
     async def append(
         self, name: str, data: Any, *, progress: Callable[[Progress], None] | None = None, header: bool | None = None
@@ -204,7 +204,9 @@ class Datasets:
             for column in manifest.columns
             if not column.shape
         }
-        return await self._make(name, source_of(data, header, dtypes), wanted, old, manifest.store, is_same, progress)
+        return await self._make(
+            name, source_of(data, header, dtypes), wanted, scene, old, manifest.store, is_same, progress
+        )
 
     async def rm(self, name: str, version: int | None = None) -> None:
         """Remove a version, or the whole dataset. Its files go when no version needs them and some time has passed.
@@ -218,6 +220,7 @@ class Datasets:
         name: str,
         source: Any,
         wanted: Wanted,
+        scene: Scene,
         old: Dataset | None,
         store: str | None,
         expect: Callable[[Draft], None],
@@ -225,12 +228,11 @@ class Datasets:
     ) -> Dataset:
         with tempfile.TemporaryDirectory(prefix="zkd-") as temporary:
             directory = Path(temporary)
-            scene = await copies.look(self._client, name)
             async with partitioned(source, wanted, scene, directory, progress) as partition:
                 draft = await self._editions.begin(name)
                 try:
                     expect(draft)
-                    scene = await copies.look(self._client, name)
+                    scene = await copies.look(self._client, name)  # reading the rows may have taken long
                     if store is None:
                         _expect_keepers(name, scene, wanted.replicas)
                     token = await self._plane.token()

@@ -23,6 +23,7 @@ from typing import Literal
 
 from zkd.errors import ResultLost
 from zkd.paths import TaskId
+from zkd.store.segment_files import sync_directory
 
 BlobFormat = Literal["npy", "json"]
 
@@ -53,7 +54,7 @@ class BlobStore:
         """Take over a synced file that a worker wrote, as the result of this task."""
         kept = self.results / f"{task_id}.{sha256}.{blob_format}"
         path.rename(kept)
-        _sync_directory(self.results)
+        sync_directory(self.results)
         same = self._by_sha.setdefault(sha256, [])
         if kept not in same:
             same.append(kept)
@@ -136,11 +137,3 @@ class BlobStore:
 
 def is_digest(text: str) -> bool:
     return _SHA.match(text) is not None
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
