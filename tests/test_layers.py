@@ -24,6 +24,7 @@ LAYERS = [
         "errors",
         "records",
         "manifests",
+        "jobs",
         "paths",
         "codec",
         "arrays",
@@ -44,6 +45,8 @@ LAYERS = [
     {"endings", "leading", "children"},
     # What a holder knows and decides by itself.
     {"holder"},
+    # Rounds of training: the processes that compute them, and the coordinator of a job.
+    {"training"},
     # One file for each long-lived task of a daemon.
     {"node"},
     # Composes the half of a node that keeps data.
@@ -57,13 +60,16 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 ONLY = {
     "aiozk": ["zkd/zk/"],
     "multiprocessing": ["zkd/workers/"],
-    "subprocess": ["zkd/workers/", "zkd/zk/apache.py", "zkd/cli/"],
+    "subprocess": ["zkd/workers/", "zkd/training/", "zkd/zk/apache.py", "zkd/cli/"],
     # The daemon lives without numpy, and is 30 MB smaller for it.
     "numpy": [
         "zkd/arrays",
         "zkd/kernels/",
         "zkd/models/",
         "zkd/tables/",
+        "zkd/training/brain.py",
+        "zkd/training/counter.py",
+        "zkd/client/jobs.py",
         "zkd/client/outcomes.py",
         "zkd/client/uploads.py",
         "zkd/workers/engine.py",

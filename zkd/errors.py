@@ -308,6 +308,14 @@ class BadTraining(ZkdError):
     """Data, options or answers that a model cannot be trained from. The message says where, and what to do."""
 
 
+class JobNotFound(ZkdError, LookupError):
+    """There is no training job of this id."""
+
+
+class JobFailed(ZkdError):
+    """A training job ended without a model. The message says why."""
+
+
 class NoOptimum(BadTraining):
     """The loss has no single minimum: columns are collinear, or classes separable, and nothing is penalised."""
 

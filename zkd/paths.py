@@ -21,6 +21,9 @@
 <root>/datasets/<name>/chunks/<digest>  the segments of some parts, shared by manifests
 <root>/datasets/<name>/writers/<id>     ephemeral: somebody is sending segments that no manifest lists yet
 <root>/holdings/<name>/<node>  the parts that lie on a node, as it says
+<root>/jobs/<id>               a training job, as its user wrote it; never written by zkd
+<root>/control/jobs/<id>       how far it is, where its checkpoint and its model lie
+<root>/control/coordinators/<id>  ephemeral: the node that opens its rounds
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from __future__ import annotations
 import re
 
 TaskId = str
+JobId = str
 NodeId = str
 
 DEFAULT_ROOT = "/zkd"
@@ -68,6 +72,9 @@ class Paths:
         self.ring = f"{root}/control/ring"
         self.datasets = f"{root}/datasets"
         self.holdings = f"{root}/holdings"
+        self.jobs = f"{root}/jobs"
+        self.job_states = f"{root}/control/jobs"
+        self.coordinators = f"{root}/control/coordinators"
 
     def skeleton(self) -> list[str]:
         """The persistent directories, parents first, that every daemon makes sure of."""
@@ -89,6 +96,9 @@ class Paths:
             self.limits,
             self.datasets,
             self.holdings,
+            self.jobs,
+            self.job_states,
+            self.coordinators,
         ]
 
     def task(self, task: TaskId) -> str:
@@ -120,6 +130,15 @@ class Paths:
 
     def schedule_state(self, name: str) -> str:
         return f"{self.schedule_states}/{name}"
+
+    def job(self, job: JobId) -> str:
+        return f"{self.jobs}/{job}"
+
+    def job_state(self, job: JobId) -> str:
+        return f"{self.job_states}/{job}"
+
+    def coordinator(self, job: JobId) -> str:
+        return f"{self.coordinators}/{job}"
 
     def dataset(self, name: str) -> str:
         return f"{self.datasets}/{name}"

@@ -1,0 +1,1 @@
+"""Rounds of training: the processes that compute them, the links between nodes, and the coordinator of a job."""
