@@ -105,12 +105,12 @@ def turn(name: str, n: int, times: int, warm_up_s: float) -> Figures:
     """One contender from its start to its end, measured so many times."""
     figures = Figures()
     with CONTENDERS[name]() as contender:
-        figures.memory_mb = memory_mb(contender.pids())
         warm_up(contender, n, warm_up_s)
         for _ in range(times):
             # What was before has left things behind, such as results to forget: not this one's cost.
             time.sleep(PAUSE_S)
             measure(contender, n, figures)
+        figures.memory_mb = memory_mb(contender.pids())  # of what has worked: a JVM is small before
         if name == "zkd":
             measure_forgetting(contender, 3 * n, figures)
     return figures
