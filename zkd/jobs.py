@@ -105,6 +105,25 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     waits_for: list[str] = []
 
 
+class Round(Struct, frozen=True, omit_defaults=True):
+    """A line of ``GET /v1/jobs/<id>/rounds?after=N``: a round over all rows. Means a unit of weight.
+
+    Numbers grow from line to line, with gaps where rounds are mini-batches. None: not known, or not finite. The last
+    line of a job that is over says how it ended and is no round; a stream that ends without is to be asked for again.
+    """
+
+    number: int = 0
+    stage: int = 0  # of a path of several l2
+    total: float | None = None  # F
+    loss: float | None = None
+    held_loss: float | None = None
+    slope: float | None = None  # |gradient of F|
+    is_accepted: bool = True  # False: a trial of a line search that was not taken
+    rows_s: float | None = None
+    round_s: float | None = None
+    ended: Literal["done", "failed"] | None = None
+
+
 class Summary(Struct, frozen=True, omit_defaults=True):
     """What came of a job, as far as it fits a line; all of it is in the model's file."""
 
