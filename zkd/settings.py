@@ -79,6 +79,11 @@ def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def machine_bytes() -> int:
+    """Of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def default_name() -> str:
     return socket.gethostname()
 
@@ -190,6 +195,19 @@ class Data(Struct, frozen=True, kw_only=True):
     scrub_bytes_s: Annotated[int, Meta(ge=2**10), _check(_size), LIVE] = 20 * 2**20
 
 
+class Training(Struct, frozen=True, kw_only=True):
+    """`[training]`: rounds over the parts that lie here, and jobs that this node coordinates."""
+
+    coordinate: Annotated[bool, LIVE] = True  # off: this node computes partials, others open the rounds
+    workers: Annotated[int, Meta(ge=1, le=4096)] | None = None  # processes that compute; if not said, `node.slots`
+    # Bytes of rows that these keep ready between rounds, together; if not said, a quarter of the machine's. What does
+    # not fit is read anew each round.
+    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size)] | None = None
+    jobs_max: Annotated[int, Meta(ge=1, le=1000), LIVE] = 4  # that this node coordinates at a time
+    checkpoint_s: Annotated[Seconds, LIVE] = 5.0  # a lost coordinator's rounds since then are done again
+    replicas: Annotated[int, Meta(ge=1, le=16), LIVE] = 2  # nodes that have a checkpoint before it counts
+
+
 class Log(Struct, frozen=True, kw_only=True):
     """`[log]`: what the daemon tells, on stderr."""
 
@@ -205,6 +223,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     workers: Workers = field(default_factory=Workers)
     tasks: Tasks = field(default_factory=Tasks)
     data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
     log: Log = field(default_factory=Log)
 
 
