@@ -85,6 +85,21 @@ async def test_a_running_kernel_is_stopped_within_two_seconds(site: Site) -> Non
     assert (await site.user.do("nap", 0)).status == "done"
 
 
+async def test_a_task_that_is_cancelled_when_nobody_leads_any_more_does_not_delay_its_nodes_end(site: Site) -> None:
+    daemon = await site.node(slots=1, node__drain_timeout_s=30.0)
+    trace = site.trace()
+    task_id = await site.user.drop({"kernel": "nap", "args": [60, str(trace)]})
+    (pid,) = await pids(trace)
+    draining = asyncio.ensure_future(daemon.drain())
+    async with asyncio.timeout(4.0):
+        while daemon.election.reign is not None:
+            await asyncio.sleep(0.01)
+    assert await site.user.cancel(task_id)
+    await stopped(pid, 4.0)
+    assert (await site.user.result(task_id)).status == "cancelled"
+    await asyncio.wait_for(draining, 4.0)
+
+
 async def test_a_task_goes_with_its_submitter_when_it_is_ephemeral(site: Site) -> None:
     await site.node(slots=1)
     trace = site.trace()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,7 @@ from zkd.store import BlobStore
 from zkd.workers import Cancelled, Outcome, Pool
 from zkd.zk import Session, Stat
 
+DELETED_LOOK_S = 0.5  # between looks for deleted tasks while we drain
 STOP_S = 5.0  # for what was told to stop: SIGTERM, grace, SIGKILL, and a write
 READ_AT_ONCE_FIRST = 16  # tasks may be 512 KiB each,
 READ_AT_ONCE = 100  # and mostly are not
@@ -188,13 +190,26 @@ class Executor:
                 held.stopped_for = "drain"  # one that is being read is handed back when that is done
                 if held.state is State.QUEUED:
                     self._do(held, self._settling.hand_back(held))
-        if not await self._is_idle_within(timeout_s):
+        if not await self._runs_out(timeout_s):
             running = [held for held in self._held.values() if held.state is State.RUNNING]
             self._log.warning("drain.timed_out", handed_back=len(running))
             for held in running:
                 self._stop(held, "drain")
             if not await self._is_idle_within(STOP_S):
                 self._log.error("drain.not_finished", held=len(self._held))
+
+    async def _runs_out(self, timeout_s: float) -> bool:
+        """Wait for what runs. Perhaps nobody leads now, who would tell what was deleted: we look for ourselves."""
+        until = self._now() + timeout_s
+        while not await self._is_idle_within(min(DELETED_LOOK_S, max(0.0, until - self._now()))):
+            if self._now() >= until:
+                return False
+            for held in [held for held in self._held.values() if held.state is State.RUNNING]:
+                with suppress(ZooKeeperError):  # then it runs on, as it may
+                    is_gone = await self._session.exists(self._paths.task(held.line.id)) is None
+                    if is_gone and held.state is State.RUNNING:
+                        self._stop(held, "cancelled")
+        return True
 
     async def hand_back_strays(self) -> None:
         """What the leader gave us before it knew that we are leaving."""
