@@ -6,6 +6,7 @@ A missing Java or ZooKeeper is an error of the run, never a skip: a promise that
 from __future__ import annotations
 
 import uuid
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from zkd.zk.server import EmbeddedServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--both-servers", action="store_true", help="run tests of nodes on both ZooKeeper servers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of nodes run on one of the two servers, always the same one, half of them on each.
+
+    That both servers answer alike is for the tests of the servers themselves, which run on both.
+    """
+    if not config.getoption("--both-servers"):
+        left = [item for item in items if not _is_spared(item)]
+        config.hook.pytest_deselected(items=[item for item in items if _is_spared(item)])
+        items[:] = left
+
+
+def _is_spared(item: pytest.Item) -> bool:
+    if not item.nodeid.startswith("tests/node/") or not isinstance(item, pytest.Function):
+        return False
+    server = item.callspec.params.get("zookeeper") if hasattr(item, "callspec") else None
+    if server is None or any("zookeeper" in marker.args[0] for marker in item.iter_markers("parametrize")):
+        return False
+    chosen = ("embedded", "apache")[zlib.crc32(item.originalname.encode()) % 2]
+    return bool(server != chosen)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Runs every check of zkd on a bare Debian or anywhere else: sh tests/run.sh [pytest arguments]
+# Tests of nodes take turns with the two ZooKeeper servers; with --both-servers each runs on both.
 # As root it installs what is missing; else it says what that is. Ends with pytest's own summary.
 set -eu
 cd "$(dirname "$0")/.."
