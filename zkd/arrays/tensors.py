@@ -4,7 +4,8 @@
 
 The header says each array's dtype, shape and place, and has the texts under ``__metadata__``. Equal arrays give equal
 bytes, the very ones of the safetensors package. What is read was written by anyone: every number in the header is
-compared with the bytes that are there before an array is made, and arrays are views of those bytes, never copies.
+compared with the bytes that are there before an array is made, and arrays are views of those bytes, not copies, where
+they are aligned there.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None)
 
 
 def unpack(data: Bytes) -> tuple[dict[str, Array], dict[str, str]]:
-    """The arrays, as read-only views of `data`, and the texts. Raises `BadRecord` for any other bytes."""
+    """The arrays, read-only, as views of `data` if they can be, and the texts. Raises `BadRecord` for other bytes."""
     view = memoryview(data).toreadonly().cast("B")
     if len(view) < _LENGTH.size:
         raise BadRecord("$", f"expected at least {_LENGTH.size} bytes, got {len(view)}")
@@ -145,6 +146,9 @@ def _array(name: str, entry: Any, body: memoryview) -> tuple[Array, tuple[int, i
     if math.prod(shape) * dtype.itemsize != end - begin or math.prod(filter(None, shape)) > 1 << 40:
         raise BadRecord(where, f"{kind} of shape {str(shape)[:200]} does not fit {end - begin} bytes")
     array = np.frombuffer(body[begin:end], dtype).reshape(shape)
+    if not array.flags.aligned:  # sums over such an array have other last bits
+        array = array.copy()
+        array.flags.writeable = False
     if kind == "BOOL" and array.size and array.view(np.uint8).max() > 1:
         raise BadRecord(where, "expected booleans, 0 or 1 a byte")
     return array, (begin, end)
