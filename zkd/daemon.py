@@ -35,6 +35,7 @@ from zkd.core.clock import ServerClock
 from zkd.credentials import read_auth, serving_context, tls_context
 from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
+from zkd.holder.parts import Parts
 from zkd.holder.provision import Provision
 from zkd.keeping import Keeping
 from zkd.manifests import SegmentRef
@@ -201,16 +202,8 @@ class Daemon:
         )
         self.view = self.keeping.view
         atlas, look_up = self.view.atlas, self.view.look
-        provision = Provision(
-            session,
-            paths,
-            atlas,
-            self._segments,
-            look_up,
-            self._fetch_segment,
-            SegmentCache(data_dir),
-            lambda: self.settings.data.stores,
-        )
+        parts = Parts(atlas, self._segments, look_up, SegmentCache(data_dir), lambda: self.settings.data.stores)
+        provision = Provision(session, paths, parts, self._fetch_segment)
         self.executor = Executor(
             session,
             paths,

@@ -18,7 +18,8 @@ from zkd.core.spreads import is_spread
 from zkd.errors import BadRecord, DataDamaged, DataUnavailable, ResultLost
 from zkd.holder.held import Held
 from zkd.holder.inputs import blobs_of, call_of, has_blobs
-from zkd.holder.provision import Lives, Provided, Provision
+from zkd.holder.parts import Lives
+from zkd.holder.provision import Provided, Provision
 from zkd.paths import TaskId
 from zkd.records import BlobRef, Task
 from zkd.workers import Call, Failed, Lacking, Outcome, Pool, Rejected, TimedOut
