@@ -20,6 +20,7 @@ import argparse
 import random
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def hashed(real: RealSet, parts: int) -> list[RawPart]:
     ends = np.searchsorted(place[order], np.arange(parts + 1))
     return [
         RawPart([column[order[a:b]] for column in real.columns], real.target[order[a:b]])
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
+        for a, b in pairwise(ends.tolist())
     ]
 
 

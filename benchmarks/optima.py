@@ -170,7 +170,11 @@ def _hessian(kind: str, x: Array, bends: Array) -> Array:
 def _step(problem: Problem, gradient: Array, hessian: Array | None, kept: list[Array]) -> Array:
     right = -gradient.astype(np.float64).ravel()
     if hessian is not None:
-        told: Array = linalg.lstsq(hessian, right, lapack_driver="gelsd")[0].reshape(gradient.shape)
+        if problem.kind == "softmax":  # the same shift of all intercepts changes nothing
+            idle = np.zeros(gradient.shape)
+            idle[-1] = problem.outputs**-0.5
+            hessian = hessian + np.diag(hessian).mean() * np.outer(idle, idle)
+        told: Array = linalg.solve(hessian, right, assume_a="pos").reshape(gradient.shape)
         return told
 
     def product(vector: Array) -> Array:

