@@ -312,6 +312,10 @@ class JobNotFound(ZkdError, LookupError):
     """There is no training job of this id."""
 
 
+class JobExists(ZkdError):
+    """There is a training job of this id already."""
+
+
 class JobFailed(ZkdError):
     """A training job ended without a model. The message says why."""
 

@@ -11,6 +11,10 @@
     intake       what is given -> rows by part                   sending    parts -> nodes, up to the quorum
     editions     the manifests in the tree                       copies     where copies are and belong
     reading      segments -> arrays                              race       a second source beside a slow one
+    plane        HTTP to nodes
+
+    jobs         training jobs: drop, look, steer                following  a job's rounds, from whoever opens them
+    terms        what a job may ask for                          model      what came of one
 
 A client is a ZooKeeper client like any other; nothing here is needed to use a cluster.
 """

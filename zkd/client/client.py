@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from zkd import codec
 from zkd.client import asking
@@ -21,13 +21,16 @@ from zkd.client.datasets import Datasets
 from zkd.client.desired import change, say, unsay, whoami
 from zkd.client.dropbox import OUTAGE_MAX_S, DropBox
 from zkd.client.handles import Handle
+from zkd.client.jobs import Jobs
 from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
+from zkd.client.plane import Plane
 from zkd.client.room import told
 from zkd.client.schedules import Scheduled, When, paused_text, scheduled
+from zkd.client.training_job import TrainingJob
 from zkd.client.uploads import Uploads
 from zkd.errors import BadRecord, NoNode, Overloaded, TaskNotFound, Unavailable, ZooKeeperError
-from zkd.paths import DEFAULT_ROOT, NodeId, Paths, TaskId
+from zkd.paths import DEFAULT_ROOT, JobId, NodeId, Paths, TaskId
 from zkd.records import (
     Dead,
     Leader,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from zkd.client.dataset import Dataset
+    from zkd.client.terms import Terms
     from zkd.zk import Znode
 
 DEFAULT_HOSTS = "127.0.0.1:2181"
@@ -92,7 +96,7 @@ class Client:
 
         def __getattr__(self, name: str) -> Any:
             """What `__aenter__` makes is missing before it: say so, not which of our attributes it was."""
-            if name in ("_calls", "_box", "_blobs", "datasets"):
+            if name in ("_calls", "_box", "_blobs", "datasets", "jobs"):
                 raise RuntimeError("this zkd.Client is not connected: use it inside `async with zkd.Client(...)`")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -112,8 +116,10 @@ class Client:
             keeper = tasks.create_task(self._box.outstanding.keep(), name="zkd client keeper")
             stack.callback(keeper.cancel)
             stack.callback(self.session.subscribe(self._box.outstanding.on_state))
-            self.datasets = Datasets(self, self._box)
-            stack.push_async_callback(self.datasets.close)
+            plane = Plane(self)
+            self.datasets = Datasets(self, self._box, plane)
+            self.jobs = Jobs(self, self._box, plane)
+            stack.push_async_callback(plane.close)
             stack.push_async_callback(self._blobs.close)
             stack.push_async_callback(self._box.close)
             stack.callback(self._box.outstanding.close)
@@ -166,6 +172,12 @@ class Client:
         return await self._calls.map_parts(
             kernel, dataset, *args, columns=columns, parts=parts, combine=combine, **kwargs
         )
+
+    async def train(
+        self, model: str, dataset: str | Dataset, *, name: JobId | None = None, **terms: Unpack[Terms]
+    ) -> TrainingJob:
+        """Drop a training job and return as soon as it is accepted. See `Jobs.train`."""
+        return await self.jobs.train(model, dataset, name=name, **terms)
 
     async def drop(self, task: Task | bytes) -> Handle:
         """Drop a task that is ready made, as a record or as JSON. Raises `BadRecord` if it is none."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from zkd.client.copies import Homes, Scene
-    from zkd.client.datasets import Plane
+    from zkd.client.plane import Plane
     from zkd.core.datasets import Parts
     from zkd.manifests import Column, Manifest, SegmentRef
     from zkd.paths import NodeId

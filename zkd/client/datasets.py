@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,81 +22,28 @@ from zkd.client.dataset import Dataset
 from zkd.client.desired import whoami
 from zkd.client.editions import Editions, expect_name
 from zkd.client.intake import Wanted, partitioned, source_of
-from zkd.client.reading import READS_AT_ONCE, Reading
 from zkd.client.sending import Progress, Sending, quorum
 from zkd.core.datasets import chunk_digest, split_name
 from zkd.errors import BadRecord, BadRows, DataDamaged, DatasetExists, DatasetNotFound, DataUnavailable
 from zkd.manifests import CHUNK_PARTS, PARTS_MAX, REPLICAS_MAX, Manifest
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from zkd.client.client import Client
     from zkd.client.copies import Scene
     from zkd.client.dropbox import DropBox
     from zkd.client.editions import Draft
+    from zkd.client.plane import Plane
     from zkd.core.datasets import Parts
-    from zkd.net.remote import Remote
     from zkd.tables.partition import Partition
 
 ABANDON_S = 5.0
-TOKEN_KNOWN_S = 30.0
-
-
-class Plane:
-    """The data plane as a program uses it: one HTTP session, opened when it is first needed."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.reads_at_once = READS_AT_ONCE
-        self._is_open = False
-        self._known: tuple[float, str] | None = None
-        self._remotes: dict[str, Remote] = {}
-
-    @cached_property
-    def http(self) -> aiohttp.ClientSession:
-        from zkd.net.fetch import session
-
-        self._is_open = True
-        return session(self.client.data_tls)
-
-    @cached_property
-    def reading(self) -> Reading:
-        return Reading(self.http, self.token)
-
-    def remote(self, url: str) -> Remote:
-        """The place at this URL. Raises `DataUnavailable` if it cannot be opened from here."""
-        from zkd.net.remote import Remote
-
-        if url not in self._remotes:
-            try:
-                self._remotes[url] = Remote(url)
-            except BadRecord as error:
-                raise DataUnavailable(str(error)) from None
-        return self._remotes[url]
-
-    async def token(self) -> str:
-        """What nodes ask for; read again now and then, since it may be changed."""
-        if self._known is None or time.monotonic() - self._known[0] > TOKEN_KNOWN_S:
-            self._known = time.monotonic(), (await self.client.read(self.client.paths.token)).data.decode()
-        return self._known[1]
-
-    async def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {await self.token()}"}
-
-    async def close(self) -> None:
-        if self._is_open:
-            await self.http.close()
 
 
 class Datasets:
-    def __init__(self, client: Client, box: DropBox) -> None:
+    def __init__(self, client: Client, box: DropBox, plane: Plane) -> None:
         self._client = client
         self._editions = Editions(box)
-        self._plane = Plane(client)
-
-    async def close(self) -> None:
-        await self._plane.close()
+        self._plane = plane
 
     # --- Looking ------------------------------------------------------------------------------------------
 
