@@ -25,6 +25,7 @@ LAYERS = [
         "records",
         "manifests",
         "jobs",
+        "registry",
         "paths",
         "codec",
         "arrays",

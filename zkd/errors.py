@@ -324,6 +324,18 @@ class NoOptimum(BadTraining):
     """The loss has no single minimum: columns are collinear, or classes separable, and nothing is penalised."""
 
 
+class ModelNotFound(ZkdError, LookupError):
+    """There is no registered model of this name, or it has no such version or alias."""
+
+
+class ModelInUse(ZkdError):
+    """What an alias points to cannot be removed, nor can two things be done to a model at once. Nothing was changed."""
+
+
+class BadModel(ZkdError, ValueError):
+    """A file or an object that is no model of ours, or one that zkd cannot express. The message says why."""
+
+
 def by_code(classes: Sequence[type[ZooKeeperError]]) -> dict[int, type[ZooKeeperError]]:
     return {cls.code: cls for cls in classes if cls.code is not None}
 

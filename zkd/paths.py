@@ -24,6 +24,9 @@
 <root>/jobs/<id>               a training job, as its user wrote it; never written by zkd
 <root>/control/jobs/<id>       how far it is, where its checkpoint and its model lie
 <root>/control/coordinators/<id>  ephemeral: the node that opens its rounds
+<root>/models/<name>           a registered model: the highest number that a version of it ever had
+<root>/models/<name>/versions/<n>     its versions, immutable
+<root>/models/<name>/aliases/<alias>  names that move between versions
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ class Paths:
         self.jobs = f"{root}/jobs"
         self.job_states = f"{root}/control/jobs"
         self.coordinators = f"{root}/control/coordinators"
+        self.models = f"{root}/models"
 
     def skeleton(self) -> list[str]:
         """The persistent directories, parents first, that every daemon makes sure of."""
@@ -99,6 +103,7 @@ class Paths:
             self.jobs,
             self.job_states,
             self.coordinators,
+            self.models,
         ]
 
     def task(self, task: TaskId) -> str:
@@ -160,6 +165,21 @@ class Paths:
 
     def holding(self, name: str, node: NodeId) -> str:
         return f"{self.holdings}/{name}/{node}"
+
+    def model(self, name: str) -> str:
+        return f"{self.models}/{name}"
+
+    def model_versions(self, name: str) -> str:
+        return f"{self.models}/{name}/versions"
+
+    def model_version(self, name: str, version: int) -> str:
+        return f"{self.models}/{name}/versions/{version}"
+
+    def aliases(self, name: str) -> str:
+        return f"{self.models}/{name}/aliases"
+
+    def alias(self, name: str, alias: str) -> str:
+        return f"{self.models}/{name}/aliases/{alias}"
 
     def candidate(self, node: NodeId) -> str:
         """The prefix of a sequential candidate znode; the server appends ten digits."""
