@@ -308,6 +308,10 @@ class BadTraining(ZkdError):
     """Data, options or answers that a model cannot be trained from. The message says where, and what to do."""
 
 
+class BadAnswers(ZkdError):
+    """Answers of counters that cannot be added up: damaged, or not those of all parts, each once."""
+
+
 class JobNotFound(ZkdError, LookupError):
     """There is no training job of this id."""
 

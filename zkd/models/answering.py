@@ -1,0 +1,236 @@
+"""A counter's side of one job: it is told contexts, is given parts, and answers questions about them.
+
+    desk = Desk(memory=1 << 30)
+    desk.told(context)                            raises BadRecord
+    for part in parts:
+        if part not in desk:
+            desk.take(part, columns)              name -> array, for all of `desk.columns`; raises for no values in them
+    answer = desk.answer(question, parts)         raises BadRecord for a question that does not fit
+
+No I/O: whoever owns the desk finds the parts' files, and drops parts that are asked of others. Arrays may be memory
+maps; they are gone over in blocks. The same parts give the same bits wherever they are counted and however they are
+shared out, as long as a part's rows come in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from zkd.arrays.tensors import Bytes
+from zkd.errors import BadRecord, BadRows, BadTraining
+from zkd.models.binned import Binned, add
+from zkd.models.exchange import (
+    Answer,
+    Context,
+    Rounds,
+    Shuffles,
+    Split,
+    Spreads,
+    Straddle,
+    Survey,
+    answer_out,
+    asked,
+    context_id,
+    context_in,
+    question_in,
+    refusal_out,
+)
+from zkd.models.fit import RawPart
+from zkd.models.importance import permuted_losses
+from zkd.models.model import Vector
+from zkd.models.partials import partial_of
+from zkd.models.rows import Array, Mask, Rows, rows_of, stacked
+from zkd.models.split import content_hashes, held_out, splitmix64
+from zkd.models.spread import merge_spreads, spread
+from zkd.models.survey import Glance, Label, encode, glance, merge_glances
+from zkd.tables.hashing import hash_column, is_utf8
+
+MEMORY: Final = 0  # bytes for rows made ready; without any, each round converts them anew
+
+
+@dataclass
+class _Part:
+    """A part as it was stored, why it cannot be trained on, if so, and its rows made ready for these classes."""
+
+    raw: RawPart
+    fault: str = ""
+    classes: tuple[Label, ...] | None = None
+    rows: Rows | None = None
+    kept: int = field(default=0)  # bytes of `rows` that are not those of `raw`
+
+
+class Desk:
+    """What a counter keeps of one job. `memory` bounds the bytes of features that are copied to be quicker."""
+
+    def __init__(self, memory: int = MEMORY) -> None:
+        self.memory = memory
+        self._context: Context | None = None
+        self._context_id = ""
+        self._parts: dict[int, _Part] = {}
+
+    # --- what it is told ------------------------------------------------------------------------------
+
+    def told(self, context: Bytes) -> None:
+        """What the next questions are about. Parts stay, where their columns do. Raises `BadRecord`."""
+        name = context_id(context)
+        if name == self._context_id:
+            return
+        new, old = context_in(context), self._context
+        if old is not None and (new.features, new.target, new.weight, new.split, new.tells_classes) != (
+            old.features,
+            old.target,
+            old.weight,
+            old.split,
+            old.tells_classes,
+        ):
+            self._parts.clear()
+        self._context, self._context_id = new, name
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a part has to come with."""
+        context = self._known()
+        key = None if context.split is None else context.split.key
+        more = (context.target, context.weight, key)
+        return tuple(dict.fromkeys([*context.features, *(name for name in more if name is not None)]))
+
+    def __contains__(self, part: object) -> bool:
+        return part in self._parts
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return tuple(self._parts)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of features that were copied."""
+        return sum(part.kept for part in self._parts.values())
+
+    def take(self, part: int, columns: Mapping[str, Array]) -> None:
+        """A part's columns, all rows in the order stored. What is wrong with the values is told by its answers."""
+        context = self._known()
+        features = [columns[name] for name in context.features]
+        raw = RawPart(features, columns[context.target], None if context.weight is None else columns[context.weight])
+        taken = _Part(raw)
+        if context.split is not None:
+            try:
+                taken.raw = replace(raw, held_out=_held_out(context.split, features, columns))
+            except (BadTraining, BadRows) as error:
+                taken.fault = str(error)
+        self._parts[part] = taken
+
+    def drop(self, part: int) -> None:
+        self._parts.pop(part, None)
+
+    # --- what it is asked -----------------------------------------------------------------------------
+
+    def answer(self, question: Bytes, parts: Sequence[int]) -> bytes:
+        """The sums over these parts, all of which are here and none twice.
+
+        That a part cannot be trained on is an answer, too, which ends the job. Raises `BadRecord` for a question that
+        is none, or is about another context than the last one told.
+        """
+        context = self._known()
+        name, about, arrays = question_in(question)
+        if name != self._context_id:
+            raise BadRecord("$.context", f"this was told {self._context_id}, and is asked about {name}")
+        numbers = sorted(parts)
+        for number in numbers:
+            if self._parts[number].fault:
+                return refusal_out(number, self._parts[number].fault)
+        counted = Answer(np.array(numbers, np.int64))
+        number = numbers[0]
+        try:
+            if isinstance(about, Survey):
+                glances = []
+                for number in numbers:
+                    glances.append(_glance(context, self._parts[number].raw))
+                return answer_out(replace(counted, glance=merge_glances(glances)))
+            if context.found is None:
+                raise BadRecord("$.about", "expected a survey, as long as nothing is known of the data")
+            ready = []
+            for number in numbers:
+                ready.append((number, self._ready(self._parts[number], context.found.classes)))
+            if isinstance(about, Spreads):
+                told = replace(counted, spread=merge_spreads(spread(rows, context.found) for _, rows in ready))
+                if about.straddle is not None:
+                    told = replace(told, straddle=_straddle(about.straddle, (rows for _, rows in ready)))
+                return answer_out(told)
+            if context.model is None:
+                raise BadRecord("$.about", "expected a survey or a spread, as long as there is no model")
+            if isinstance(about, Rounds):
+                ask = asked(about, arrays, context.model)
+                return answer_out(replace(counted, partial=partial_of(context.model, ask, ready, context.scaler)))
+            return answer_out(replace(counted, losses=add(_shuffled(context, about, arrays, ready))))
+        except BadTraining as error:
+            return refusal_out(number, str(error))
+
+    def _known(self) -> Context:
+        if self._context is None:
+            raise BadRecord("$.context", "nothing was told yet")
+        return self._context
+
+    def _ready(self, part: _Part, classes: tuple[Label, ...]) -> Rows:
+        if part.rows is None or part.classes != classes:
+            raw = part.raw
+            target = encode(raw.target, classes) if classes else raw.target
+            part.rows = rows_of(raw.columns, target, weight=raw.weight, held_out=raw.held_out)
+            part.classes, part.kept = classes, 0
+            size = 8 * len(part.rows) * part.rows.features
+            if _gains(part.rows) and self.kept + size <= self.memory:
+                part.rows, part.kept = stacked(part.rows), size
+        return part.rows
+
+
+def _gains(rows: Rows) -> bool:
+    """Whether blocks are cut more quickly from one matrix than from these columns."""
+    return len(rows.columns) > 1 or rows.columns[0].dtype != np.float64
+
+
+def _held_out(split: Split, features: Sequence[Array], columns: Mapping[str, Array]) -> Mask:
+    hashes = content_hashes(features) if split.key is None else hash_column(columns[split.key])
+    return held_out(hashes, split.share, seed=split.seed)
+
+
+def _glance(context: Context, raw: RawPart) -> Glance:
+    seen = glance(
+        raw.columns, raw.target, tells_classes=context.tells_classes, weight=raw.weight, held_out=raw.held_out
+    )
+    for label, _, _ in seen.labels:
+        if isinstance(label, str) and not is_utf8(label):
+            raise BadTraining(f"target: {label!a} is no text, it has half a letter; write it anew")
+    return seen
+
+
+def _straddle(each: int, parts: Iterable[Rows]) -> Straddle:
+    """Of each so manieth hash of features: those of training rows, and those of held-out rows with their numbers."""
+    trained, held = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    for rows in parts:
+        if rows.held_out is not None and len(rows):
+            hashes = content_hashes(rows.columns)
+            chosen = splitmix64(hashes) % np.uint64(each) == 0
+            trained.append(hashes[chosen & ~rows.held_out])
+            held.append(hashes[chosen & rows.held_out])
+    values, counts = np.unique(np.concatenate(held), return_counts=True)
+    return Straddle(np.unique(np.concatenate(trained)), values, counts.astype(np.int64))
+
+
+def _shuffled(
+    context: Context, about: Shuffles, arrays: Mapping[str, Array], ready: Iterable[tuple[int, Rows]]
+) -> list[Binned]:
+    assert context.model is not None
+    w = arrays.get("w")
+    if w is None or about.seed < 0:
+        raise BadRecord("$.about", "expected the parameters w, and a seed of 0 or more")
+    try:
+        context.model.layers(w)
+    except BadTraining as error:
+        raise BadRecord("$.w", str(error)) from None
+    at: Vector = w.copy()
+    return [
+        permuted_losses(context.model, at, rows, context.scaler, part=part, seed=about.seed) for part, rows in ready
+    ]
