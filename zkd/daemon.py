@@ -30,6 +30,7 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd import log as zkd_log
+from zkd.core import foreign
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
 from zkd.credentials import read_auth, serving_context, tls_context
@@ -50,8 +51,9 @@ from zkd.node.steward import Steward
 from zkd.node.sweeper import Sweeper
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
+from zkd.registry import FILE_BYTES_MAX, FILES_URL
 from zkd.settings import Settings, address, changed, load, with_live
-from zkd.store import BlobStore, Home, SegmentCache, SegmentStore
+from zkd.store import BlobStore, DigestFiles, Home, SegmentCache, SegmentStore
 from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
@@ -133,6 +135,7 @@ class Daemon:
         store = BlobStore(node.data_dir)
         self._store = store
         self._segments = SegmentStore(node.data_dir)
+        self._model_files = DigestFiles(node.data_dir / "models", bytes_max=FILE_BYTES_MAX)
         # The HTTP server takes as long to import as the workers take to get warm; they are other processes.
         http = asyncio.get_running_loop().run_in_executor(None, import_module, "zkd.net.server")
         self._pool = await stack.enter_async_context(
@@ -192,6 +195,7 @@ class Daemon:
             paths,
             name,
             self._segments,
+            self._model_files,
             data_dir,
             boot,
             lambda: self.membership.incarnation,
@@ -498,6 +502,7 @@ class Daemon:
     # --- HTTP -------------------------------------------------------------------------------------------
 
     async def _start_http(self) -> None:
+        from zkd.net.file_routes import file_routes
         from zkd.net.server import serve
 
         host, port = address(self.settings.node.http)
@@ -516,6 +521,9 @@ class Daemon:
                     self._segments,
                     lambda *asked: self.keeping.rows(*asked),  # made later; until then nobody has the token
                     tls,
+                    lambda expect: file_routes(
+                        FILES_URL, self._model_files, expect, foreign.of_bytes, foreign.HEAD_BYTES
+                    ),
                 )
             )
         except OSError as error:

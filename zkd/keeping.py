@@ -2,6 +2,7 @@
 
 view (what there is, where it belongs) --- keeper (fetches, throws away) --- scrubber (reads for rot)
                                       \\-- holdings (says what is here)  \\-- lookup (rows by key)
+registry (models: their versions and aliases) --- model_keeper (their files)
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from typing import TYPE_CHECKING
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd.core.placement import place
+from zkd.core.registry import live
 from zkd.node.holdings import Holdings
 from zkd.node.keeper import Keeper
 from zkd.node.lookup import Lookup
+from zkd.node.model_keeper import ModelKeeper
+from zkd.node.registry_view import RegistryView
 from zkd.node.scrubber import Scrubber
 from zkd.node.view import View
 from zkd.paths import NodeId, Paths
 from zkd.settings import Data
-from zkd.store import SegmentStore
+from zkd.store import DigestFiles, SegmentStore
 from zkd.workers.indexer import make_indexes
 from zkd.zk import Session
 
@@ -40,6 +44,7 @@ class Keeping:
         paths: Paths,
         node: NodeId,
         store: SegmentStore,
+        model_files: DigestFiles,
         data_dir: Path,
         boot: str,
         incarnation: Callable[[], str | None],
@@ -69,6 +74,21 @@ class Keeping:
         self.holdings = Holdings(session, paths, node, store, view.atlas, lambda: view.is_complete, incarnation, log)
         self.scrubber = Scrubber(store, lambda: settings().scrub_bytes_s, boot, log)
         self.lookup = Lookup(node, store, view.atlas, view.look, data_dir, make_indexes, log)
+        self.registry = RegistryView(session, paths, log)
+        self.model_keeper = ModelKeeper(
+            session,
+            paths,
+            node,
+            model_files,
+            lambda: self.registry.models,
+            lambda: self.registry.is_complete,
+            lambda: live(view.atlas.ring),
+            token,
+            log,
+            tls,
+        )
+        self.registry.subscribe(self.model_keeper.look)
+        view.subscribe(self.model_keeper.look)
         view.subscribe(self.keeper.look)
         view.subscribe(self.holdings.look)
         store.changed = self._changed
@@ -77,7 +97,14 @@ class Keeping:
     async def run(self) -> None:
         """Ends only by cancellation."""
         async with asyncio.TaskGroup() as group:
-            for part in (self.view, self.keeper, self.holdings, self.scrubber):
+            for part in (
+                self.view,
+                self.keeper,
+                self.holdings,
+                self.scrubber,
+                self.registry,
+                self.model_keeper,
+            ):
                 group.create_task(part.run())
             group.create_task(self._tidy())
 
@@ -116,3 +143,5 @@ class Keeping:
         yield "zkd_segments_quarantined_total", {}, self._quarantined
         yield "zkd_segments_scrubbed_total", {}, self.scrubber.scrubbed
         yield "zkd_segments_scrubbed_bytes_total", {}, self.scrubber.scrubbed_bytes
+        yield from self.registry.samples()
+        yield from self.model_keeper.samples()

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from zkd.jobs import ModelKind
 from zkd.manifests import ColumnName, Digest
 
+FILES_URL = "/v1/model-files"  # of a node's data plane; the digest follows
 HISTORY_MAX = 50  # changes of an alias that are remembered
 FILE_BYTES_MAX = 512 * 2**20  # of a model: 128 MiB of parameters, and what is told of them
 VERSION_BYTES_MAX = 512 * 2**10  # of its znode, of the 1 MiB that a server takes

@@ -173,9 +173,9 @@ class BlobStore:
 
 
 class Segments:
-    """`zkd.store.SegmentStore` and its cache without files: nobody keeps data here."""
+    """`zkd.store.SegmentStore`, its cache and models without files: nobody keeps data here."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **_: Any) -> None:
         return
 
     def has(self, segment_id: str) -> bool:
@@ -233,6 +233,7 @@ _NAMED: list[tuple[types.ModuleType, str, Any]] = [
     (zkd.daemon, "BlobStore", BlobStore),
     (zkd.daemon, "SegmentStore", Segments),
     (zkd.daemon, "SegmentCache", Segments),
+    (zkd.daemon, "DigestFiles", Segments),
     (zkd.daemon, "Keeping", Keeping),
     (zkd.daemon, "memory_bytes", lambda: 50_000_000),
     (zkd.daemon, "import_module", lambda name: None),

@@ -4,6 +4,7 @@
     PUT /v1/blobs/<sha256>    keep these bytes as an argument of a task to come; asks for the cluster's token
     ... /v1/segments/<id>     parts of datasets: zkd.net.segment_routes
     GET /v1/datasets/<name>/<version>/rows    rows by key: zkd.net.row_routes
+    ... /v1/model-files/<id>  files of registered models: zkd.net.file_routes
     GET /v1/why/<task>        what keeps a task waiting, in words, as the leader knows it; asks for the token, too.
                               409 and who leads, at another node; 404 of what it knows nothing of; 503 if it is busy
     GET /healthz              200 while the event loop turns
@@ -37,6 +38,7 @@ CHUNK = 1 << 18
 READ_BYTES = 1 << 18  # of a body come in while what came before is hashed and written
 
 Sample = tuple[str, dict[str, str], float]  # name, labels, value
+ExpectToken = Callable[[web.Request], None]  # raises if the request does not have it
 
 
 @asynccontextmanager
@@ -51,9 +53,11 @@ async def serve(
     segments: SegmentStore,
     rows: Rows,
     tls: ssl.SSLContext | None = None,
+    more: Callable[[ExpectToken], Iterable[web.RouteDef]] = lambda _: (),
 ) -> AsyncIterator[int]:
     """Serve while the block runs; gives the port. `not_ready` says why this node cannot take work, or None;
-    `why` what is known of a task, None if there is no time for that, or who leads if this node does not."""
+    `why` what is known of a task, None if there is no time for that, or who leads if this node does not; `more` the
+    routes that others have."""
 
     def expect_token(request: web.Request) -> None:
         expected, given = token(), request.headers.get("Authorization", "")
@@ -115,6 +119,7 @@ async def serve(
             web.get("/metrics", metrics),
             *segment_routes(segments, expect_token),
             *row_routes(rows, expect_token),
+            *more(expect_token),
         ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, read_bufsize=READ_BYTES)

@@ -1,0 +1,121 @@
+"""Files named by their digest over HTTP, to other nodes and clients. All of it asks for the cluster's token.
+
+    GET  <prefix>/<id>    the bytes, compared with the digest that the id is before they are sent
+    HEAD <prefix>/<id>    how many they are; 404 as well if nobody has compared them since they were written
+    PUT  <prefix>/<id>    201 when they are durable here, 200 if they were, 400 if they are others or none that we take
+
+Who waits for `100 Continue` sends nothing that is refused. A file that nothing in the tree names is removed after a
+time of grace, so whoever sends one names it soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from zkd.errors import BadModel, DataDamaged, DataUnavailable
+from zkd.net.bodies import MIB, MIB_S, Stopped, pieces
+from zkd.store.digest_files import DigestFiles, is_id
+
+TRANSFERS = 4  # each of those that read has a whole file in memory
+TURN_S = 30.0  # to wait for one of them
+
+Refusal = Callable[[bytes, int], str | None]  # the first bytes and the size of a file -> why it is not taken
+
+
+def file_routes(
+    prefix: str, store: DigestFiles, expect_token: Callable[[web.Request], None], refusal: Refusal, head_bytes: int
+) -> list[web.RouteDef]:
+    """`expect_token` raises if the request does not have it; `refusal` is shown the first `head_bytes` that come."""
+    turns = asyncio.Semaphore(TRANSFERS)
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await turns.acquire()
+        except TimeoutError:
+            raise web.HTTPServiceUnavailable(text="too many transfers at once, try later\n") from None
+        try:
+            yield
+        finally:
+            turns.release()
+
+    def asked(request: web.Request) -> str:
+        expect_token(request)
+        file_id = request.match_info["id"]
+        if not is_id(file_id):
+            raise web.HTTPNotFound(text="expected the 64 hex digits of a file\n")
+        return file_id
+
+    async def head(request: web.Request) -> web.StreamResponse:
+        size = store.size(asked(request))
+        if size is None:
+            raise web.HTTPNotFound
+        return web.Response(headers={"Content-Length": str(size)})
+
+    async def get(request: web.Request) -> web.StreamResponse:
+        file_id = asked(request)
+        async with turn():
+            try:
+                data = await store.read(file_id)
+            except (DataUnavailable, DataDamaged):
+                raise web.HTTPNotFound(text="no such file on this node\n") from None
+            response = web.StreamResponse()
+            response.content_type = "application/octet-stream"
+            response.content_length = len(data)
+            async with asyncio.timeout(MIB_S):
+                await response.prepare(request)
+            for start in range(0, len(data), MIB):
+                async with asyncio.timeout(MIB_S):
+                    await response.write(data[start : start + MIB])
+            return response
+
+    async def put(request: web.Request) -> web.StreamResponse:
+        file_id, size = asked(request), request.content_length
+        if size is None:
+            raise web.HTTPLengthRequired(text="expected a Content-Length\n")
+        room = store.room_bytes()
+        if size > room:
+            raise web.HTTPInsufficientStorage(text=f"expected at most {room} bytes, got {size}\n")
+        async with turn():
+            try:
+                is_new = await store.receive(file_id, size, _body(request, size, refusal, head_bytes))
+            except (DataDamaged, BadModel, Stopped) as error:
+                raise web.HTTPBadRequest(text=f"{error}\n") from None
+            except ConnectionError:
+                raise
+            except OSError as error:
+                raise web.HTTPInsufficientStorage(text=f"the node cannot write it: {error.strerror}\n") from None
+        return web.Response(status=201 if is_new else 200)
+
+    return [
+        web.head(f"{prefix}/{{id}}", head),
+        web.get(f"{prefix}/{{id}}", get, allow_head=False),
+        web.put(f"{prefix}/{{id}}", put, expect_handler=_expect_later),
+    ]
+
+
+async def _expect_later(_: web.Request) -> None:
+    """`100 Continue` is said by whoever wants the body."""
+
+
+async def _body(request: web.Request, size: int, refusal: Refusal, head_bytes: int) -> AsyncIterator[bytes]:
+    """The body, when it is wanted. Raises `BadModel` when its beginning is that of no file we take."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer to come, as in aiohttp's own handler
+    head = b""
+    async for chunk in pieces(request.content, size):
+        if len(head) >= min(head_bytes, size):
+            yield chunk
+            continue
+        head += chunk
+        if len(head) >= min(head_bytes, size):
+            why = refusal(head[:head_bytes], size)
+            if why is not None:
+                raise BadModel(why)
+            yield head
