@@ -9,8 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from zkd.net.server import serve
-from zkd.store import BlobStore, SegmentStore
+from aiohttp import web
+
+from zkd.net.checkpoint_routes import checkpoint_routes
+from zkd.net.server import ExpectToken, serve
+from zkd.store import BlobStore, CheckpointStore, SegmentStore
 
 TOKEN = "secret"
 
@@ -33,8 +36,12 @@ async def serving(directory: Path) -> AsyncIterator[Serving]:
     async def why(_: str) -> tuple[str | None, str | None]:
         return "", None
 
-    blobs = BlobStore(directory)
-    async with serve("127.0.0.1", 0, blobs, lambda: TOKEN, lambda: None, list, why, store, rows) as port:
+    blobs, checkpoints = BlobStore(directory), CheckpointStore(directory)
+
+    def more(expect: ExpectToken) -> list[web.RouteDef]:
+        return checkpoint_routes(checkpoints, expect)
+
+    async with serve("127.0.0.1", 0, blobs, lambda: TOKEN, lambda: None, list, why, store, rows, None, more) as port:
         yield Serving(store, f"http://127.0.0.1:{port}")
 
 

@@ -40,12 +40,14 @@ class _Resolver(aiohttp.ThreadedResolver):
             raise OSError(f"{host[:80]!r} is no name of a host: {error}") from None
 
 
-def session(tls: ssl.SSLContext | None = None, timeout: aiohttp.ClientTimeout = PATIENT) -> aiohttp.ClientSession:
-    """An HTTP client of nodes: patient with much data, not with silent nodes.
+def session(
+    tls: ssl.SSLContext | None = None, timeout: aiohttp.ClientTimeout = PATIENT, *, connections: int = 100
+) -> aiohttp.ClientSession:
+    """An HTTP client of nodes: patient with much data, not with silent nodes. 0 `connections`: as many as are needed.
 
     With `tls` it speaks nothing else: no address in the tree makes it send the token in the open.
     """
-    connector = aiohttp.TCPConnector(ssl=True if tls is None else tls, resolver=_Resolver())
+    connector = aiohttp.TCPConnector(ssl=True if tls is None else tls, resolver=_Resolver(), limit=connections)
     if tls is not None:
         connector.allowed_protocol_schema_set = frozenset({"https"})
     return aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False, read_bufsize=READ_BYTES)
