@@ -50,8 +50,8 @@ LAYERS = [
     {"training"},
     # One file for each long-lived task of a daemon.
     {"node"},
-    # Composes the half of a node that keeps data.
-    {"keeping"},
+    # Compose the halves of a node that keep data and train.
+    {"keeping", "trainer"},
     # Composes a node; what programs and people use.
     {"daemon", "service", "client", "schemas", "cli", "__init__", "__main__"},
 ]

@@ -53,7 +53,8 @@ from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.registry import FILE_BYTES_MAX, FILES_URL
 from zkd.settings import Settings, address, changed, load, with_live
-from zkd.store import BlobStore, DigestFiles, Home, SegmentCache, SegmentStore
+from zkd.store import BlobStore, CheckpointStore, DigestFiles, Home, SegmentCache, SegmentStore
+from zkd.trainer import Trainer
 from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
@@ -136,6 +137,7 @@ class Daemon:
         self._store = store
         self._segments = SegmentStore(node.data_dir)
         self._model_files = DigestFiles(node.data_dir / "models", bytes_max=FILE_BYTES_MAX)
+        self._checkpoints = CheckpointStore(node.data_dir)
         # The HTTP server takes as long to import as the workers take to get warm; they are other processes.
         http = asyncio.get_running_loop().run_in_executor(None, import_module, "zkd.net.server")
         self._pool = await stack.enter_async_context(
@@ -175,6 +177,7 @@ class Daemon:
             self.executor.run(),
             self.heartbeat.run(),
             self.keeping.run(),
+            self.trainer.run(),
             self._follow_operator(),
             self._sweep(),
         ):
@@ -223,6 +226,19 @@ class Daemon:
             lambda: self._address,
             self.membership.refresh,
             provision,
+        )
+        self.trainer = Trainer(
+            session,
+            paths,
+            name,
+            self.view,
+            self._checkpoints,
+            clock,
+            self._token,
+            lambda: self.settings.training,
+            lambda: self.phase is Phase.SERVING and self._state == "active",
+            self._log,
+            self._data_tls,
         )
         self.election = Election(session, paths, name, clock, self._log, lambda: self.settings.tasks.queue_max)
         self.dispatcher = Dispatcher(
@@ -277,6 +293,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         await self.election.resign()
+        await self.trainer.drain()
         await self.executor.drain(self.settings.node.drain_timeout_s)
         await self.executor.hand_back_strays()
         await self.heartbeat.remove()
@@ -424,6 +441,7 @@ class Daemon:
         self._log.info("node.state_changed", old=self._state, new=wanted)
         self._state = wanted
         self.membership.refresh()
+        self.trainer.office.look()
         if self._drained:
             return
         if self._state_drain is not None:
@@ -502,7 +520,9 @@ class Daemon:
     # --- HTTP -------------------------------------------------------------------------------------------
 
     async def _start_http(self) -> None:
+        from zkd.net.checkpoint_routes import checkpoint_routes
         from zkd.net.file_routes import file_routes
+        from zkd.net.job_routes import job_routes
         from zkd.net.server import serve
 
         host, port = address(self.settings.node.http)
@@ -521,9 +541,11 @@ class Daemon:
                     self._segments,
                     lambda *asked: self.keeping.rows(*asked),  # made later; until then nobody has the token
                     tls,
-                    lambda expect: file_routes(
-                        FILES_URL, self._model_files, expect, foreign.of_bytes, foreign.HEAD_BYTES
-                    ),
+                    lambda expect: [
+                        *file_routes(FILES_URL, self._model_files, expect, foreign.of_bytes, foreign.HEAD_BYTES),
+                        *checkpoint_routes(self._checkpoints, expect),
+                        *job_routes(lambda *asked: self.trainer.follow(*asked), expect),
+                    ],
                 )
             )
         except OSError as error:
@@ -587,6 +609,7 @@ class Daemon:
         yield "zkd_schedule_slots_total", {"outcome": "skipped"}, self.scheduler.skipped
         yield from self.steward.samples()
         yield from self.keeping.samples()
+        yield from self.trainer.samples()
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
 

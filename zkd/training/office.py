@@ -1,0 +1,445 @@
+"""Sees to it that every job has one coordinator: looks at the jobs, takes those that have none, loses them in time.
+
+Recursive watches on jobs/, control/jobs and control/coordinators say where to look; `zkd.core.jobs` says what a job
+needs. Office is taken in one transaction within our session: the check of the words as they were read, the ephemeral
+znode, the state with the next fence at the version read. So two nodes never hold one job, and a node that has lost its
+session holds none. What a running job's state says is not read here: only its coordinator writes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import structs
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd import codec
+from zkd.core.clock import ServerClock
+from zkd.core.jobs import JOB_BYTES_MAX, RANK_S, Duty, Step, Words, duty, next_fence, rank, read_words
+from zkd.errors import BadRecord, BadVersion, MultiFailed, NoAuth, NodeExists, NoNode, Unavailable, ZooKeeperError
+from zkd.jobs import Coordinator, JobState, Phase
+from zkd.leading import Deposed, lead
+from zkd.paths import JobId, NodeId, Paths
+from zkd.settings import Training
+from zkd.training.seat import Seat, now_ms
+from zkd.training.telling import Telling
+from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, State, StateChange
+
+READ_BYTES = 4 * 2**20  # of words in one reply, which has no limit at the server
+READ_AT_ONCE = READ_BYTES // JOB_BYTES_MAX
+STATES_AT_ONCE = 64
+RANK_MAX = 30  # the rest of a large cluster tries together
+NODES_S = 1.0  # between reads of who is here, while that decides who takes a job
+RECONCILE_S = 60.0  # for what a watch missed
+REFUSED_S = 15.0  # so long a job waits whose state may not be written
+DRAIN_S = 15.0  # for all jobs to be saved and handed over
+NAME_MAX = 140  # one that is somewhat too long is told at control/jobs, too
+
+
+class Running(Protocol):
+    """The coordinator of one job. `run` ends when the office has been left, or by `Deposed`."""
+
+    telling: Telling
+
+    async def run(self) -> None: ...
+    def told(self, words: Words | None) -> None:
+        """The words are these now."""
+
+    def hand_over(self) -> None:
+        """Save what there is, and leave the office to somebody else."""
+
+
+Begin = Callable[[Seat, Words], Running]
+
+
+@dataclass(slots=True)
+class Entry:
+    words: Words | None = None
+    is_held: bool = False  # its ephemeral znode is there
+    state: JobState | None = None
+    version: int = -1  # of the state's znode; -1: there is none
+    is_read: bool = False  # the state, since it last changed
+    free_since: float = -math.inf  # when we saw that nobody holds it
+    not_before: float = -math.inf
+
+
+@dataclass(slots=True)
+class Held:
+    """A job that this node coordinates."""
+
+    seat: Seat
+    running: Running
+    task: asyncio.Task[None] | None = field(default=None)
+
+
+class Office:
+    def __init__(
+        self,
+        session: Session,
+        paths: Paths,
+        node: NodeId,
+        clock: ServerClock,
+        settings: Callable[[], Training],
+        is_active: Callable[[], bool],
+        begin: Begin,
+        state_changed: Callable[[JobId], None],
+        log: Log,
+    ) -> None:
+        self._session = session
+        self._paths = paths
+        self._node = node
+        self._clock = clock
+        self._settings = settings
+        self._is_active = is_active
+        self._begin = begin
+        self._state_changed = state_changed
+        self._log = log
+        self._wake = asyncio.Event()
+        self._jobs: dict[JobId, Entry] = {}
+        self._dirty_words: dict[JobId, None] = {}
+        self._dirty_holders: dict[JobId, None] = {}
+        self._nodes: list[NodeId] = []
+        self._nodes_at = -math.inf
+        self._session_id = 0
+        self._is_closed = False
+        self._group: asyncio.TaskGroup | None = None
+        self.held: dict[JobId, Held] = {}
+        self.taken = 0
+        self.deposed = 0
+
+    # --- What others see --------------------------------------------------------------------------------
+
+    def jobs(self) -> set[JobId]:
+        """All whose words stand in the tree, as far as we know."""
+        return {job_id for job_id, entry in self._jobs.items() if entry.words is not None}
+
+    def is_held(self, job_id: JobId) -> bool:
+        """Whether some node coordinates it, as far as we know."""
+        return job_id in self._jobs and self._jobs[job_id].is_held
+
+    def look(self) -> None:
+        """We may take more, or less, than before."""
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Take no more jobs, hand over those that are held; in bounded time."""
+        self._is_closed = True
+        for held in self.held.values():
+            held.running.hand_over()
+        tasks = {held.task for held in self.held.values() if held.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=DRAIN_S)
+
+    # --- Watching ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ends only by cancellation, or with the session."""
+        paths = self._paths
+        unsubscribe = self._session.subscribe(self._session_changed)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                while True:
+                    watched = [paths.jobs, paths.job_states, paths.coordinators]
+                    await lead(
+                        self._serve,
+                        self._session,
+                        self._log,
+                        "office",
+                        watched=watched,
+                        saw=self._saw,
+                        woken=self._wake.set,
+                        directories=watched,
+                    )
+                    self._depose_all("the session is over")
+        finally:
+            unsubscribe()
+
+    def _session_changed(self, change: StateChange) -> None:
+        if change.state in (State.EXPIRED, State.CLOSED):
+            self._depose_all("the session is over")
+
+    def _saw(self, event: Event) -> None:
+        directory, _, job_id = event.path.rpartition("/")
+        if event.type is EventType.CHILDREN:
+            return
+        if directory == self._paths.jobs:
+            self._dirty_words[job_id] = None
+        elif directory == self._paths.coordinators:
+            self._dirty_holders[job_id] = None
+        elif directory == self._paths.job_states:
+            if job_id in self._jobs:
+                self._jobs[job_id].is_read = False
+            self._state_changed(job_id)
+            if event.type is not EventType.DELETED and job_id in self._jobs and self._jobs[job_id].is_held:
+                return  # how far it is: many a second, and nothing for us to do
+        elif event.path in (self._paths.jobs, self._paths.job_states, self._paths.coordinators):
+            self._session_id = 0 if event.type is EventType.DELETED else self._session_id
+        else:
+            return
+        self._wake.set()
+
+    async def _serve(self) -> None:
+        """Look after jobs over one unbroken connection."""
+        connection = self._session.epoch
+        if self._session.session_id != self._session_id:
+            self._depose_all("this is another session")
+            self._session_id = self._session.session_id
+        reconcile_at = -math.inf
+        while True:
+            self._wake.clear()
+            if self._session.epoch != connection or self._session.state is not State.CONNECTED:
+                raise Unavailable(self._paths.jobs, "the connection changed")
+            if self._session_id != self._session.session_id:
+                raise NoNode(self._paths.jobs, "a directory was deleted")
+            if self._now() >= reconcile_at:
+                await self._list_all()
+                reconcile_at = self._now() + RECONCILE_S
+            await self._look_again()
+            wait_s = min(await self._act(), reconcile_at - self._now())
+            try:
+                async with asyncio.timeout(max(0.0, wait_s)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    # --- Knowing ----------------------------------------------------------------------------------------
+
+    async def _list_all(self) -> None:
+        """Mark what there is: events of former connections are lost."""
+        words = await self._session.children(self._paths.jobs)
+        states = set(await self._session.children(self._paths.job_states))
+        holders = await self._session.children(self._paths.coordinators)
+        for job_id in self._jobs.keys() | states | set(words):
+            if len(job_id) <= NAME_MAX:
+                self._entry(job_id).is_read = False
+                self._dirty_words[job_id] = None
+                self._dirty_holders[job_id] = None
+                self._state_changed(job_id)
+        for job_id in holders:
+            self._dirty_holders[job_id] = None
+
+    def _entry(self, job_id: JobId) -> Entry:
+        if job_id not in self._jobs:
+            self._jobs[job_id] = Entry(free_since=self._now())
+        return self._jobs[job_id]
+
+    async def _look_again(self) -> None:
+        """Read what events named."""
+        words, self._dirty_words = list(self._dirty_words), {}
+        try:
+            for start in range(0, len(words), READ_AT_ONCE):
+                some = [job_id for job_id in words[start : start + READ_AT_ONCE] if len(job_id) <= NAME_MAX]
+                found = await self._session.get_many([self._paths.job(job_id) for job_id in some])
+                for job_id, got in zip(some, found, strict=True):
+                    if isinstance(got, NoAuth):
+                        self._log.warning("job.forbidden", id=job_id[:NAME_MAX], error=str(got))
+                    elif isinstance(got, ZooKeeperError):
+                        self._words_read(job_id, None)
+                    else:
+                        self._words_read(job_id, read_words(job_id, got.data, got.stat.czxid, got.stat.version))
+            holders, self._dirty_holders = list(self._dirty_holders), {}
+        except ZooKeeperError:
+            self._dirty_words.update(dict.fromkeys(words))
+            raise
+        try:
+            for job_id in holders:
+                if len(job_id) <= NAME_MAX:
+                    await self._read_holder(job_id)
+        except ZooKeeperError:
+            self._dirty_holders.update(dict.fromkeys(holders))
+            raise
+
+    def _words_read(self, job_id: JobId, words: Words | None) -> None:
+        entry = self._entry(job_id)
+        if words is not None and words.job is None and (entry.words is None or entry.words.version != words.version):
+            self._log.warning("job.refused", id=job_id, error=words.fault)
+        entry.words = words
+        if job_id in self.held:
+            self.held[job_id].running.told(words)
+
+    async def _read_holder(self, job_id: JobId) -> None:
+        path = self._paths.coordinator(job_id)
+        stat = await self._session.exists(path)
+        entry = self._entry(job_id)
+        is_ours = stat is not None and stat.ephemeral_owner == self._session_id
+        if job_id in self.held and not is_ours:
+            self._depose(job_id, "its znode is gone" if stat is None else "another node holds it")
+        elif is_ours and job_id not in self.held:
+            # Made by a request whose answer was lost, or left by a coordinator that could not.
+            self._log.info("job.office_given_up", id=job_id)
+            await self._delete(path)
+            stat = None
+        if stat is None and entry.is_held:
+            entry.free_since, entry.is_read = self._now(), False
+        entry.is_held = stat is not None
+
+    async def _delete(self, path: str) -> None:
+        try:
+            await self._session.delete(path, -1, within=self._session_id)
+        except NoNode:
+            return
+
+    async def _read_states(self, job_ids: list[JobId]) -> None:
+        for start in range(0, len(job_ids), STATES_AT_ONCE):
+            some = job_ids[start : start + STATES_AT_ONCE]
+            for job_id in some:
+                self._entry(job_id).is_read = True  # an event that comes meanwhile says otherwise
+            found = await self._session.get_many([self._paths.job_state(job_id) for job_id in some])
+            for job_id, got in zip(some, found, strict=True):
+                entry = self._entry(job_id)
+                entry.state, entry.version = None, -1
+                if isinstance(got, ZooKeeperError):
+                    continue
+                entry.version = got.stat.version
+                try:
+                    entry.state = codec.decode(got.data, JobState)
+                except BadRecord as error:
+                    self._log.warning("job.state_unreadable", id=job_id, error=str(error))
+
+    # --- Acting -----------------------------------------------------------------------------------------
+
+    async def _act(self) -> float:
+        """Do what is due now; the seconds until something else may be."""
+        free = {job_id: entry for job_id, entry in self._jobs.items() if not entry.is_held and job_id not in self.held}
+        await self._read_states([job_id for job_id, entry in free.items() if not entry.is_read])
+        next_s, older = math.inf, 0  # of those that we would take: not due yet, but before any younger one
+        for job_id, entry in sorted(free.items(), key=_by_age):
+            needed = self._needed(entry)
+            if needed.step is Step.REST:
+                if entry.words is None and entry.version < 0:
+                    self._jobs.pop(job_id, None)
+                continue
+            if needed.step is Step.TAKE and not self._has_room_for(older):
+                continue
+            ranked = min(rank(job_id, self._node, await self._here()), RANK_MAX)
+            due = max(entry.free_since + RANK_S * ranked, entry.not_before)
+            if due > self._now():
+                next_s = min(next_s, due - self._now())
+                older += needed.step is Step.TAKE and entry.not_before < self._now()
+                continue
+            await self._do(job_id, entry, needed)
+        if (
+            self._dirty_words
+            or self._dirty_holders
+            or any(not each.is_read and not each.is_held for each in free.values())
+        ):
+            next_s = 0.0
+        return next_s
+
+    def _needed(self, entry: Entry) -> Duty:
+        if entry.words is None and entry.state is None and entry.version >= 0:
+            return Duty(Step.REMOVE)  # what nobody can read, of a job that is gone
+        return duty(entry.words, entry.state)
+
+    def _has_room_for(self, older: int) -> bool:
+        """One more than these."""
+        settings = self._settings()
+        is_willing = settings.coordinate and self._is_active() and not self._is_closed
+        return is_willing and len(self.held) + older < settings.jobs_max
+
+    async def _here(self) -> list[NodeId]:
+        if self._now() - self._nodes_at >= NODES_S:
+            self._nodes = await self._session.children(self._paths.nodes)
+            self._nodes_at = self._now()
+        return self._nodes
+
+    async def _do(self, job_id: JobId, entry: Entry, needed: Duty) -> None:
+        path, words = self._paths.job_state(job_id), entry.words
+        entry.is_read = False  # whatever comes of it
+        if words is None:
+            assert needed.step is Step.REMOVE, needed
+            if await self._write(job_id, entry, [Delete(path, entry.version)]):
+                self._log.info("job.removed", id=job_id)
+            return
+        state = self._state(words, entry.state, needed)
+        text = codec.encode(state)
+        ops: list[Check | Create | SetData | Delete] = [Check(self._paths.job(job_id), words.version)]
+        ops.append(Create(path, text) if entry.version < 0 else SetData(path, text, entry.version))
+        if needed.step is not Step.TAKE:
+            if await self._write(job_id, entry, ops):
+                self._log.info("job.noted", id=job_id, phase=state.phase, error=state.error)
+            return
+        holder = codec.encode(Coordinator(self._node, state.fence))
+        ops.append(Create(self._paths.coordinator(job_id), holder, ephemeral=True))
+        if await self._write(job_id, entry, ops):
+            entry.is_held = True
+            self.taken += 1
+            self._log.info("job.taken", id=job_id, fence=state.fence, phase=state.phase)
+            assert self._group is not None
+            seat = Seat(
+                self._session, self._paths, self._clock, self._log, job_id, state, entry.version + 1, self._session_id
+            )
+            held = Held(seat, self._begin(seat, words))
+            self.held[job_id] = held
+            held.task = self._group.create_task(self._run(job_id, held))
+
+    def _state(self, words: Words, former: JobState | None, needed: Duty) -> JobState:
+        """What stands at control/jobs from this office on."""
+        fence = next_fence(words, former)
+        now = now_ms(self._clock)
+        if former is None or former.czxid != words.czxid:
+            state = JobState(czxid=words.czxid, terms=words.terms, fence=fence, phase="waiting")
+        else:
+            state = structs.replace(former, fence=fence)
+        if needed.step is Step.FAIL:
+            return structs.replace(state, phase="failed", error=needed.why, ended_ms=now)
+        if needed.step is Step.PAUSE:
+            return structs.replace(state, phase="paused")
+        phase: Phase = "preparing" if state.checkpoint is None else "training"
+        started_ms = now if state.started_ms is None else state.started_ms
+        return structs.replace(state, phase=phase, coordinator=self._node, started_ms=started_ms)
+
+    async def _write(self, job_id: JobId, entry: Entry, ops: list[Check | Create | SetData | Delete]) -> bool:
+        """Whether it was written; if not, what has to be read again is marked."""
+        try:
+            await self._session.multi(ops, within=self._session_id)
+        except MultiFailed as refusal:
+            culprit, cause = ops[refusal.index], refusal.cause
+            self._dirty_words[job_id] = None
+            self._dirty_holders[job_id] = None
+            if not isinstance(cause, BadVersion | NodeExists | NoNode):
+                self._log.warning("job.not_written", id=job_id, path=culprit.path, error=str(cause))
+                entry.not_before = self._now() + REFUSED_S
+            elif isinstance(culprit, Create) and isinstance(cause, NoNode):
+                raise cause from None  # the directory itself is gone
+            return False
+        return True
+
+    async def _run(self, job_id: JobId, held: Held) -> None:
+        try:
+            await held.running.run()
+        except Deposed:
+            self.deposed += 1
+            self._log.info("job.deposed", id=job_id, fence=held.seat.fence)
+        finally:
+            if self.held.get(job_id) is held:
+                del self.held[job_id]
+            self._dirty_holders[job_id] = None
+            self._wake.set()
+
+    def _depose(self, job_id: JobId, why: str) -> None:
+        held = self.held.pop(job_id)
+        self._log.info("job.lost", id=job_id, fence=held.seat.fence, why=why)
+        self.deposed += 1
+        if held.task is not None:
+            held.task.cancel()
+
+    def _depose_all(self, why: str) -> None:
+        for job_id in list(self.held):
+            self._depose(job_id, why)
+        for entry in self._jobs.values():
+            entry.is_read = False
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _by_age(item: tuple[JobId, Entry]) -> tuple[int, JobId]:
+    job_id, entry = item
+    return (0 if entry.words is None else entry.words.czxid), job_id
