@@ -14,7 +14,7 @@ shared out, as long as a part's rows come in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -60,7 +60,8 @@ class _Part:
     fault: str = ""
     classes: tuple[Label, ...] | None = None
     rows: Rows | None = None
-    kept: int = field(default=0)  # bytes of `rows` that are not those of `raw`
+    is_own: bool = False  # whether `rows` has nothing of the arrays in `raw`
+    kept: int = field(default=0)  # bytes, at most, of `rows` that are not those of `raw`
 
 
 class Desk:
@@ -71,6 +72,8 @@ class Desk:
         self._context: Context | None = None
         self._context_id = ""
         self._parts: dict[int, _Part] = {}
+        self._at = 0  # the part that is gone over now
+        self.went_over: set[int] = set()  # parts of the last question whose arrays were read, as they were taken
 
     # --- what it is told ------------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class Desk:
 
     @property
     def kept(self) -> int:
-        """Bytes of features that were copied."""
+        """Bytes of what was made of parts, beside their own arrays."""
         return sum(part.kept for part in self._parts.values())
 
     def take(self, part: int, columns: Mapping[str, Array]) -> None:
@@ -128,46 +131,55 @@ class Desk:
 
     # --- what it is asked -----------------------------------------------------------------------------
 
-    def answer(self, question: Bytes, parts: Sequence[int]) -> bytes:
-        """The sums over these parts, all of which are here and none twice.
+    def answer(self, question: Bytes, parts: Sequence[int], before: Callable[[int], None] = lambda part: None) -> bytes:
+        """The sums over these parts, none twice. `before` is called with each part before it is gone over, in ascending
+        order, and may be again: it may take that part, and drop others, so that not all have to be here at once.
 
         That a part cannot be trained on is an answer, too, which ends the job. Raises `BadRecord` for a question that
-        is none, or is about another context than the last one told.
+        is none, or is about another context than the last one told; and whatever `before` raises.
         """
         context = self._known()
         name, about, arrays = question_in(question)
         if name != self._context_id:
             raise BadRecord("$.context", f"this was told {self._context_id}, and is asked about {name}")
         numbers = sorted(parts)
-        for number in numbers:
-            if self._parts[number].fault:
-                return refusal_out(number, self._parts[number].fault)
         counted = Answer(np.array(numbers, np.int64))
-        number = numbers[0]
+        self._at = numbers[0]
+        self.went_over.clear()
         try:
             if isinstance(about, Survey):
-                glances = []
-                for number in numbers:
-                    glances.append(_glance(context, self._parts[number].raw))
-                return answer_out(replace(counted, glance=merge_glances(glances)))
-            if context.found is None:
+                glances = merge_glances(_glance(context, part.raw) for part in self._each(numbers, before))
+                return answer_out(replace(counted, glance=glances))
+            found = context.found
+            if found is None:
                 raise BadRecord("$.about", "expected a survey, as long as nothing is known of the data")
-            ready = []
-            for number in numbers:
-                ready.append((number, self._ready(self._parts[number], context.found.classes)))
+
+            def ready() -> Iterator[tuple[int, Rows]]:
+                for part in self._each(numbers, before):
+                    yield self._at, self._ready(part, found.classes)
+
             if isinstance(about, Spreads):
-                told = replace(counted, spread=merge_spreads(spread(rows, context.found) for _, rows in ready))
+                told = replace(counted, spread=merge_spreads(spread(rows, found) for _, rows in ready()))
                 if about.straddle is not None:
-                    told = replace(told, straddle=_straddle(about.straddle, (rows for _, rows in ready)))
+                    told = replace(told, straddle=_straddle(about.straddle, (rows for _, rows in ready())))
                 return answer_out(told)
             if context.model is None:
                 raise BadRecord("$.about", "expected a survey or a spread, as long as there is no model")
             if isinstance(about, Rounds):
                 ask = asked(about, arrays, context.model)
-                return answer_out(replace(counted, partial=partial_of(context.model, ask, ready, context.scaler)))
-            return answer_out(replace(counted, losses=add(_shuffled(context, about, arrays, ready))))
+                return answer_out(replace(counted, partial=partial_of(context.model, ask, ready(), context.scaler)))
+            return answer_out(replace(counted, losses=add(_shuffled(context, about, arrays, ready()))))
         except BadTraining as error:
-            return refusal_out(number, str(error))
+            return refusal_out(self._at, str(error))
+
+    def _each(self, numbers: Sequence[int], before: Callable[[int], None]) -> Iterator[_Part]:
+        for self._at in numbers:
+            before(self._at)
+            part = self._parts[self._at]
+            if part.fault:
+                raise BadTraining(part.fault)
+            self.went_over.add(self._at)
+            yield part
 
     def _known(self) -> Context:
         if self._context is None:
@@ -179,16 +191,25 @@ class Desk:
             raw = part.raw
             target = encode(raw.target, classes) if classes else raw.target
             part.rows = rows_of(raw.columns, target, weight=raw.weight, held_out=raw.held_out)
-            part.classes, part.kept = classes, 0
-            size = 8 * len(part.rows) * part.rows.features
-            if _gains(part.rows) and self.kept + size <= self.memory:
-                part.rows, part.kept = stacked(part.rows), size
+            part.classes, part.is_own, part.kept = classes, False, 0
+            features = 8 * len(part.rows) * part.rows.features
+            vectors = len(part.rows) * (17 if part.rows.weight is None else 25)  # target, twice, held out; weight
+            if _gains(part.rows) and self.kept + features + vectors <= self.memory:
+                part.rows, part.is_own = _own(stacked(part.rows)), True
+            part.kept = vectors + features * part.is_own
+        elif part.is_own:
+            self.went_over.discard(self._at)
         return part.rows
 
 
 def _gains(rows: Rows) -> bool:
     """Whether blocks are cut more quickly from one matrix than from these columns."""
     return len(rows.columns) > 1 or rows.columns[0].dtype != np.float64
+
+
+def _own(rows: Rows) -> Rows:
+    """The rows without anything of the arrays that they were taken from: a vector more, beside a matrix."""
+    return replace(rows, target=rows.target.copy(), weight=None if rows.weight is None else rows.weight.copy())
 
 
 def _held_out(split: Split, features: Sequence[Array], columns: Mapping[str, Array]) -> Mask:
