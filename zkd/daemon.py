@@ -52,9 +52,11 @@ from zkd.node.sweeper import Sweeper
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.registry import FILE_BYTES_MAX, FILES_URL
-from zkd.settings import Settings, address, changed, load, with_live
+from zkd.settings import Settings, address, changed, load, machine_bytes, with_live
 from zkd.store import BlobStore, CheckpointStore, DigestFiles, Home, SegmentCache, SegmentStore
 from zkd.trainer import Trainer
+from zkd.training.answers import Answers
+from zkd.training.counters import Counters
 from zkd.workers import Limits, Pool
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
@@ -178,6 +180,7 @@ class Daemon:
             self.heartbeat.run(),
             self.keeping.run(),
             self.trainer.run(),
+            self.counters.run(),
             self._follow_operator(),
             self._sweep(),
         ):
@@ -210,6 +213,10 @@ class Daemon:
         self.view = self.keeping.view
         atlas, look_up = self.view.atlas, self.view.look
         parts = Parts(atlas, self._segments, look_up, SegmentCache(data_dir), lambda: self.settings.data.stores)
+        training = settings.training
+        memory = machine_bytes() // 4 if training.memory is None else training.memory
+        self.counters = Counters(parts, training.workers or settings.node.slots, memory, self._log)
+        self.answers = Answers(self.counters)
         provision = Provision(session, paths, parts, self._fetch_segment)
         self.executor = Executor(
             session,
@@ -294,6 +301,7 @@ class Daemon:
     async def _drain(self) -> None:
         await self.election.resign()
         await self.trainer.drain()
+        self.answers.close("the node stops")
         await self.executor.drain(self.settings.node.drain_timeout_s)
         await self.executor.hand_back_strays()
         await self.heartbeat.remove()
@@ -523,6 +531,7 @@ class Daemon:
         from zkd.net.checkpoint_routes import checkpoint_routes
         from zkd.net.file_routes import file_routes
         from zkd.net.job_routes import job_routes
+        from zkd.net.round_routes import round_routes
         from zkd.net.server import serve
 
         host, port = address(self.settings.node.http)
@@ -545,6 +554,7 @@ class Daemon:
                         *file_routes(FILES_URL, self._model_files, expect, foreign.of_bytes, foreign.HEAD_BYTES),
                         *checkpoint_routes(self._checkpoints, expect),
                         *job_routes(lambda *asked: self.trainer.follow(*asked), expect),
+                        *round_routes(lambda *caller: self.answers.receive(*caller), expect),
                     ],
                 )
             )
@@ -610,6 +620,7 @@ class Daemon:
         yield from self.steward.samples()
         yield from self.keeping.samples()
         yield from self.trainer.samples()
+        yield from self.counters.samples()
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
 

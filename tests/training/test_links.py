@@ -18,7 +18,7 @@ from zkd.net import outbox, round_frames
 from zkd.net.bodies import bearer
 from zkd.net.fetch import session
 from zkd.net.round_frames import Answer, Ask, BadMessage, Context, Failed, Forget, for_node, from_node, packed
-from zkd.net.round_routes import Caller, Deposed, round_routes
+from zkd.net.round_routes import Caller, round_routes
 from zkd.net.rounds import Link, Overtaken, Term
 
 TOKEN = "secret"
@@ -60,7 +60,7 @@ class Node:
 
     def receive(self, term: Term, caller: Caller) -> Desk:
         if any(desk.term > term for desk in self.desks):
-            raise Deposed("a later coordinator of j has been here")
+            raise Overtaken("a later coordinator of j has been here")
         self.desks.append(Desk(caller, term))
         return self.desks[-1]
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from zkd.errors import ZkdError
+from zkd.errors import DataUnavailable, ZkdError
 from zkd.manifests import PARTS_MAX, ColumnName
+from zkd.paths import JobId
 
 HEAD_BYTES_MAX: Final = 1 << 20  # all parts of a dataset, as numbers
 MESSAGE_BYTES_MAX: Final = 1 << 29  # a gradient of 20 million parameters
@@ -39,6 +40,18 @@ _LENGTH = struct.Struct("<I")
 
 class BadMessage(ZkdError):
     """Bytes that are no message, or not one that may come now. Whoever sends them is hung up on."""
+
+
+class Term(NamedTuple):
+    """Which coordinator of which job speaks: one with a higher life, or fence in the same life, puts it out."""
+
+    job: JobId
+    life: int  # the transaction that made the job's znode
+    fence: int
+
+
+class Overtaken(DataUnavailable):
+    """A later coordinator of this job, or one of a later life of it, has been here: the node takes no more asks."""
 
 
 class Context(Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", tag="context"):
@@ -74,13 +87,14 @@ class Failed(Struct, frozen=True, forbid_unknown_fields=True, tag_field="is", ta
 
 ToNode: TypeAlias = Context | Ask | Forget
 FromNode: TypeAlias = Answer | Failed
+Bytes: TypeAlias = bytes | bytearray | memoryview
 
 _encode = msgspec.json.Encoder().encode
 _to_node = msgspec.json.Decoder(ToNode)
 _from_node = msgspec.json.Decoder(FromNode)
 
 
-def packed(head: ToNode | FromNode, body: Sequence[bytes] = ()) -> bytes:
+def packed(head: ToNode | FromNode, body: Sequence[Bytes] = ()) -> bytes:
     text = _encode(head)
     return b"".join((_LENGTH.pack(len(text)), text, *body))
 

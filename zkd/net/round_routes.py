@@ -15,7 +15,6 @@ from typing import Protocol
 import aiohttp
 from aiohttp import web
 
-from zkd.errors import ZkdError
 from zkd.net.outbox import HEARTBEAT_S, Outbox
 from zkd.net.round_frames import (
     MESSAGE_BYTES_MAX,
@@ -23,20 +22,18 @@ from zkd.net.round_frames import (
     Answer,
     Ask,
     BadMessage,
+    Bytes,
     Context,
     Failed,
+    Overtaken,
+    Term,
     for_node,
     packed,
 )
-from zkd.net.rounds import Term
 from zkd.paths import is_name
 
 REASON_BYTES_MAX = 120  # of a WebSocket's close frame
 CLOSE_S = 1.0
-
-
-class Deposed(ZkdError):
-    """A later coordinator of this job, or one of a later life of it, has been here."""
 
 
 class Desk(Protocol):
@@ -57,7 +54,7 @@ class Caller:
         self._ended = asyncio.Event()
         self.why = ""
 
-    def answer(self, number: int, ask: int, parts: Sequence[int], partials: Sequence[bytes]) -> None:
+    def answer(self, number: int, ask: int, parts: Sequence[int], partials: Sequence[Bytes]) -> None:
         sizes = [len(partial) for partial in partials]
         self._out.put(packed(Answer(number, ask, list(parts), sizes), partials))
 
@@ -100,7 +97,7 @@ class Caller:
                 desk.forget(head.round, head.ask)
 
 
-Receive = Callable[[Term, Caller], Desk]  # raises `Deposed`
+Receive = Callable[[Term, Caller], Desk]  # raises `Overtaken`
 
 
 def round_routes(receive: Receive, expect_token: Callable[[web.Request], None]) -> list[web.RouteDef]:
@@ -120,7 +117,7 @@ def round_routes(receive: Receive, expect_token: Callable[[web.Request], None]) 
         caller = Caller()
         try:
             desk = receive(term, caller)
-        except Deposed as error:
+        except Overtaken as error:
             raise web.HTTPConflict(text=f"{error}\n") from None
         try:
             await socket.prepare(request)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 from urllib.parse import urlencode
 
 import aiohttp
@@ -21,28 +20,29 @@ import aiohttp
 from zkd.errors import DataUnavailable
 from zkd.net.bodies import bearer
 from zkd.net.outbox import HEARTBEAT_S, Outbox
-from zkd.net.round_frames import MESSAGE_BYTES_MAX, Answer, Ask, BadMessage, Context, Forget, from_node, packed
-from zkd.paths import JobId, NodeId
+from zkd.net.round_frames import (
+    MESSAGE_BYTES_MAX,
+    Answer,
+    Ask,
+    BadMessage,
+    Context,
+    Forget,
+    Overtaken,
+    Term,
+    from_node,
+    packed,
+)
+from zkd.paths import NodeId
+
+__all__ = ["Link", "Overtaken", "Term"]
 
 CONNECT_S = 5.0
 CLOSE_S = 1.0  # for the node to say good-bye, too
 
 
-class Term(NamedTuple):
-    """Which coordinator of which job speaks: one with a higher life, or fence in the same life, puts it out."""
-
-    job: JobId
-    life: int  # the transaction that made the job's znode
-    fence: int
-
-
 Answered = Callable[[NodeId, int, int, list[int], list[bytes]], None]  # node, round, ask, parts, partials
 Failed = Callable[[NodeId, int, int, str], None]  # node, round, ask, why
 Lost = Callable[[NodeId, str], None]
-
-
-class Overtaken(DataUnavailable):
-    """The node does not take this coordinator's asks any more."""
 
 
 class Link:

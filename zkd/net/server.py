@@ -7,6 +7,7 @@
     ... /v1/model-files/<id>  files of registered models: zkd.net.file_routes
     ... /v1/checkpoints/<job>/<id>    files of training jobs: zkd.net.checkpoint_routes
     GET /v1/jobs/<id>/rounds  how a training job gets on, live: zkd.net.job_routes
+    GET /v1/rounds/<job>      rounds of training, a WebSocket: zkd.net.round_routes
     GET /v1/why/<task>        what keeps a task waiting, in words, as the leader knows it; asks for the token, too.
                               409 and who leads, at another node; 404 of what it knows nothing of; 503 if it is busy
     GET /healthz              200 while the event loop turns
