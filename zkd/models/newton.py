@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from zkd.errors import NoOptimum
+from zkd.models.lbfgs import End, between
 from zkd.models.model import Matrix, Model, Vector
 from zkd.models.objective import Penalty, Point, is_lower
 from zkd.models.partials import Wants
@@ -31,13 +32,14 @@ class Newton:
     penalty: Penalty
     at: Vector  # where it wants F, its gradient and its Hessian
     names: tuple[str, ...] = ()  # of features, for messages
+    weight: float = 1.0  # of all training rows
     current: Point | None = None
     direction: Vector | None = None
     step: float = 1.0
     trials: int = 0
     first_hessian: Matrix | None = None
     is_accepted: bool = False  # whether the last point became the current one
-    error: float | None = None  # estimate of |w - w*|: the length of the next full step
+    error: float | None = None  # estimate of |w - w*| beside |w|, see `_error`
     stopped: str = ""
 
     @property
@@ -50,7 +52,7 @@ class Newton:
             if self.trials >= TRIALS_MAX:
                 return replace(self, is_accepted=False, stopped="precision")
             assert self.direction is not None
-            step = 0.5 * self.step
+            step = self._shorter(point)
             at = self.current.w + step * self.direction
             return replace(self, at=at, step=step, trials=self.trials + 1, is_accepted=False)
         assert point.hessian is not None
@@ -61,7 +63,7 @@ class Newton:
             first = point.hessian if first is None else first
             refuse_flat(self.model, point.hessian, first, self.names)
         direction = _direction(self.model, self.penalty, point)
-        error = float(np.linalg.norm(direction))
+        error = self._error(point, direction, point.hessian if first is None else first)
         return replace(
             self,
             at=point.w + direction,
@@ -74,6 +76,30 @@ class Newton:
             error=error,
         )
 
+    def _shorter(self, point: Point) -> float:
+        """Where the cubic through both ends of a step that went too far has its minimum; half way with l1."""
+        assert self.current is not None
+        assert self.direction is not None
+        if self.penalty.l1 > 0 or not np.isfinite(point.total):
+            return 0.5 * self.step
+        with np.errstate(invalid="ignore", over="ignore"):
+            ends = [
+                End(step, at.total, float(at.gradient @ self.direction))
+                for step, at in ((0.0, self.current), (self.step, point))
+            ]
+        return between(*ends)
+
+    def _error(self, point: Point, direction: Vector, hessian: Matrix) -> float:
+        """The next full step beside the parameters, as they are, and as they move scores: whichever is larger.
+
+        What large features move is small in their own units, and would seem to be at the optimum from the start.
+        """
+        moves = np.sqrt(np.diag(hessian).clip(min=0.0) / self.weight)
+        return max(
+            float(np.linalg.norm(step) / max(1.0, float(np.linalg.norm(w))))
+            for step, w in ((direction, point.w), (moves * direction, moves * point.w))
+        )
+
     def _is_acceptable(self, point: Point) -> bool:
         assert self.current is not None
         if not (np.isfinite(point.total) and np.all(np.isfinite(point.gradient))):
@@ -81,15 +107,17 @@ class Newton:
         return is_lower(point.total, self.current.total)
 
 
-def lifted(model: Model, hessian: Matrix, *, is_penalised: bool) -> Matrix:
+def lifted(model: Model, hessian: Matrix, *, is_penalised: bool, first: Matrix | None = None) -> Matrix:
     """The Hessian with some curvature where the loss has none by construction, so that it can be inverted.
 
-    There are shifts of all classes of a softmax, and constant columns: a gradient has no part there, so no step has.
+    There are shifts of all classes of a softmax, and columns of zeros: a gradient has no part there, so no step has.
+    With `first`, columns that had curvature there are not lifted: theirs was lost on the way.
     """
     idle = model.idle_directions(is_penalised=is_penalised)
-    scale = float(np.mean(np.diag(hessian))) or 1.0
-    hessian = hessian + scale * (idle.T @ idle)
-    held: Matrix = hessian + np.diag(np.where(np.diag(hessian) <= 1e-14 * scale, scale, 0.0))
+    empty = np.diag(hessian if first is None else first) == 0.0
+    own = np.square(idle) @ np.diag(hessian)  # the mean curvature of a feature's weights
+    hessian = hessian + (idle * np.where(own > 0, own, 1.0)[:, None]).T @ idle
+    held: Matrix = hessian + np.diag(np.where(empty, 1.0, 0.0))
     return held
 
 
@@ -101,18 +129,23 @@ def refuse_flat(model: Model, hessian: Matrix, first: Matrix, names: Sequence[st
     if values[0] < FLAT * len(values):
         raise NoOptimum(
             f"columns are collinear: {_dependent(model, first, names)}, so their weights cannot be told apart. "
-            "Leave one of them out, or set l2 > 0"
+            "Leave one of them out, set l2 > 0, or, where means are large beside spreads, standardise"
         )
-    if first is hessian or not model.has_classes:
+    if first is hessian or model.kind == "linear":
         return
     whitened = vectors / np.sqrt(values) / root[:, None]
-    now = lifted(model, hessian, is_penalised=False)
+    now = lifted(model, hessian, is_penalised=False, first=first)
     left, ways = np.linalg.eigh(whitened.T @ now @ whitened)
-    if left[0] < FADED:
-        raise NoOptimum(
-            f"classes are separable by {_named(model, whitened @ ways[:, 0], names)}: the loss goes on falling as "
-            "those weights grow, and there is no optimum. Set l2 > 0"
-        )
+    if left[0] >= FADED:
+        return
+    those = _named(model, root * (whitened @ ways[:, 0]), names)
+    if model.kind == "poisson":
+        what = f"all counts are 0 on one side of {those}: the loss goes on falling as those weights grow, and there is"
+    elif model.kind == "svm":
+        what = f"no row is within the margin that would hold {those}: many weights do equally well, and there is"
+    else:
+        what = f"classes are separable by {those}: the loss goes on falling as those weights grow, and there is"
+    raise NoOptimum(f"{what} no optimum. Set l2 > 0")
 
 
 def _named(model: Model, direction: Vector, names: Sequence[str]) -> str:
@@ -142,7 +175,7 @@ def _dependent(model: Model, hessian: Matrix, names: Sequence[str]) -> str:
             shares[kept] = np.linalg.solve(lower[:size, :size].T, row)
             shares[at] = 1.0
             direction = np.zeros(model.size)
-            direction[:: model.outputs][order] = shares / root[order] * root.mean()
+            direction[:: model.outputs][order] = shares
             return f"{_named(model, direction, names)} make up one another"
         lower[size, :size], lower[size, size] = row, np.sqrt(rest)
         kept.append(at)
@@ -167,7 +200,9 @@ def solved(hessian: Matrix, right: Matrix) -> Matrix:
     try:
         lower = np.linalg.cholesky(hessian / np.outer(root, root))
     except np.linalg.LinAlgError:
-        raise NoOptimum("the Hessian is singular to machine precision; set l2 > 0, or a larger one") from None
+        raise NoOptimum(
+            "the Hessian is singular to machine precision; standardise, or set l2 > 0, or a larger one"
+        ) from None
     half = np.linalg.solve(lower, (right.T / root).T)
     x: Matrix = (np.linalg.solve(lower.T, half).T / root).T
     return x

@@ -10,12 +10,15 @@ No clock, no I/O; the same answers lead to the same bits, so a run can be packed
 
     tolerance    |slope| <= tol x l2 for convex models with l2 > 0, so that the weights are within some `tol` of the
                  optimum (`objective.certificate` says what is sure); without l2 the next Newton step is below
-                 tol x max(1, |w|), or |slope| <= tol x the weight of all rows
+                 tol x max(1, |w|)
     stalled      F changed by less than 1e-12 of itself and the slope had no new minimum, many times in a row: as good
                  as floats allow, or as slow as this optimiser can be
     precision    no step along the direction lowers F any more: the same
     patience     the held-out loss did not get better for `patience` rounds; the best round is restored
     epochs, max_rounds, privacy (the budget is used up), diverged (F became infinite or NaN)
+
+Optimisers that see slopes only cannot tell how far the optimum is without a penalty, nor where they stall. There a look
+at the Hessian does, and Newton's method goes on from there if it has to (up to 1,024 parameters).
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ STALL = 1e-12
 STALLS_MAX = 100  # gradients of plain descent go up and down
 STALLS_OF_LBFGS = 30
 STALLS_OF_NEWTON = 3
+AS_GOOD = 1e-9  # of |w|: an optimiser that stopped this near the optimum need not be helped
+UNSURE = 1e-6  # a bound of |v - v*| beside |w|: beyond, a run that stopped by itself is called approximate
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,8 @@ class Run:
                 assert sums.hessian is not None
                 if self.first_hessian is not None:
                     refuse_flat(self.plan.model, sums.hessian, self.first_hessian, self.counts.names)
-                return replace(run, accepted=at, checked="")._finished_stage(self.checked)
+                looked = replace(run, accepted=at, checked="")
+                return looked._taken_over(at, self.checked) or looked._finished_stage(self.checked)
             is_first = self._is_in_doubt and self.first_hessian is None
             if is_first and sums.hessian is not None and np.isfinite(at.slope):
                 refuse_flat(self.plan.model, sums.hessian, sums.hessian, self.counts.names)
@@ -138,6 +144,27 @@ class Run:
             return run._moved(self.state.told(at), at, sums)
         except NoOptimum as problem:
             return run._jittered(problem)
+
+    def _taken_over(self, at: Point, reason: str) -> Run | None:
+        """Newton's method from here on, if the optimiser stopped where the Hessian says that the optimum is not.
+
+        Without a penalty no slope says how far that is: a rare column has little of it wherever its weight is. And
+        badly scaled columns stall whoever sees slopes only.
+        """
+        stops = ("tolerance", "stalled", "precision") if self.penalty.l2 == 0.0 else ("stalled", "precision")
+        if reason not in stops:
+            return None
+        newton = _newton(self.plan, self.counts, self.penalty, at.w)
+        newton = replace(newton, first_hessian=self.first_hessian).told(at)
+        if newton.error is None or newton.error <= max(self.plan.tol, AS_GOOD):
+            return None
+        notes = self.notes
+        if reason != "tolerance":
+            notes = (
+                *notes,
+                f"{self.plan.optimizer} stopped short of the optimum ({reason}); newton went on from there",
+            )
+        return replace(self, state=newton, notes=notes, stalls=0, least_slope=np.inf)
 
     def _stepped(self, sums: Totals) -> Run:
         """After a step of mini-batch or local descent."""
@@ -201,7 +228,7 @@ class Run:
             if penalty.l2 > 0:
                 is_near = at.slope <= plan.tol * penalty.l2
             elif self.state.error is not None:
-                is_near = self.state.error <= plan.tol * max(1.0, float(np.linalg.norm(at.w)))
+                is_near = self.state.error <= plan.tol
             else:
                 is_near = at.slope <= plan.tol * self.counts.weight
             if is_near:
@@ -273,7 +300,8 @@ class Run:
         known = [stage for stage in stages if np.isfinite(stage.held_loss)]
         chosen = min(known, key=lambda stage: stage.held_loss) if len(stages) > 1 and known else stages[-1]
         ended = chosen.reason in ("tolerance", "stalled", "precision") and not chosen.is_restored
-        exact = self.plan.model.is_convex and ended
+        is_sure = chosen.bound is None or chosen.bound <= UNSURE * max(1.0, float(np.linalg.norm(chosen.w)))
+        exact = self.plan.model.is_convex and ended and (is_sure or chosen.reason == "tolerance")
         epsilon = None if self.plan.privacy is None else self._epsilon()
         return Outcome(
             chosen.w,
@@ -311,7 +339,7 @@ def start(plan: Plan, counts: Counts, w: Vector | None = None) -> Run:
 def _state(plan: Plan, counts: Counts, penalty: Penalty, w: Vector) -> State:
     model: Model = plan.model
     if plan.optimizer == "newton":
-        return Newton(model, penalty, w, counts.names)
+        return _newton(plan, counts, penalty, w)
     if plan.optimizer == "lbfgs":
         return Lbfgs(w)
     if plan.optimizer in ("gd", "momentum", "nesterov"):
@@ -324,3 +352,7 @@ def _state(plan: Plan, counts: Counts, penalty: Penalty, w: Vector) -> State:
     batches = max(1, round(counts.rows / plan.batch_rows))
     rate = None if plan.privacy is None else 1.0 / batches
     return Stochastic(model, penalty, rule, w, counts.weight, plan.rate, plan.epochs, batches, plan.seed, rate)
+
+
+def _newton(plan: Plan, counts: Counts, penalty: Penalty, w: Vector) -> Newton:
+    return Newton(plan.model, penalty, w, counts.names, counts.weight)
