@@ -117,7 +117,7 @@ def test_constant_columns_are_named_and_left_alone() -> None:
     x = np.column_stack([X, np.full(40, 0.1), np.zeros(40)])
     ready = prepare("logistic", split_rows(RawPart([x], Y), 3))
     assert ready.constant == (3, 4)
-    assert ready.scaler.scale[3:].tolist() == [1.0, 1.0]
+    assert ready.scaler.scale[3:].tolist() == [np.inf, np.inf]
 
 
 def test_a_survey_has_the_same_bits_for_any_grouping() -> None:

@@ -80,10 +80,11 @@ def explain(
     told = []
     for output in range(model.outputs):
         errors = raw_errors = None
-        if covariance is not None:
+        if covariance is not None and hessian is not None:
             own = covariance[output :: model.outputs, output :: model.outputs]
-            errors = np.sqrt(np.diag(own).clip(min=0.0))
-            raw_errors = np.sqrt(np.diag(to_raw @ own @ to_raw.T).clip(min=0.0))
+            is_idle = np.diag(hessian)[output :: model.outputs] == 0.0  # a constant column's: nothing was estimated
+            errors = np.where(is_idle, np.nan, np.sqrt(np.diag(own).clip(min=0.0)))
+            raw_errors = np.where(is_idle, np.nan, np.sqrt(np.diag(to_raw @ own @ to_raw.T).clip(min=0.0)))
         told.append(_told(model, raw[:, output], matrix[:, output], raw_errors, errors, quantile, confidence))
     return Explanation(tuple(told), deviation)
 

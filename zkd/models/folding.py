@@ -15,11 +15,15 @@ from zkd.models.model import Matrix, Model
 from zkd.models.rows import Scaler
 
 RATIO_MAX = 16.0  # of |mean| to scale: 256 units in the last place of a Hessian, 6e-14
+SCALE_MAX = 1e75  # products of two features as they are stored, over many rows, are still far from the ends of floats
 
 
 def is_foldable(model: Model, scaler: Scaler) -> bool:
     """The same for all parts of a job, since it depends on nothing else."""
-    return model.intercept and bool(np.all(np.abs(scaler.mean) <= RATIO_MAX * scaler.scale))
+    size = np.where(np.isinf(scaler.scale), np.abs(scaler.mean), scaler.scale)  # infinite: a constant column
+    is_near = np.abs(scaler.mean) <= RATIO_MAX * scaler.scale
+    is_plain = (scaler.scale >= 1.0 / SCALE_MAX) & (size <= SCALE_MAX)
+    return model.intercept and bool(np.all(is_near & is_plain))
 
 
 def folded(layer: Matrix, scaler: Scaler) -> Matrix:

@@ -26,7 +26,10 @@ BLOCK_ROWS_MIN, BLOCK_ROWS_MAX = 64, 4096
 
 @dataclass(frozen=True, slots=True)
 class Scaler:
-    """``(x - mean) / scale``, both (features,), of the training rows alone. A scale is never 0."""
+    """``(x - mean) / scale``, both (features,), of the training rows alone.
+
+    A scale is never 0; that of a column without spread is infinite, which makes it 0 whatever it holds.
+    """
 
     mean: Vector
     scale: Vector

@@ -17,6 +17,7 @@ from zkd.models.rows import Rows, Scaler, blocks
 from zkd.models.survey import Counts, Findings, Label
 
 CONSTANT = 1e-13  # of the largest value: below, a column's spread is rounding
+TINY = 1e-306  # a spread whose inverse a float cannot hold is none
 BINS = 256  # of a feature's values, for areas under curves: finer near its mean
 SUSPICIOUS = 0.99  # correlation with the target, or area under the curve, of one feature by itself
 TOLD_APART_MAX = 20  # classes that are each set against all others
@@ -24,7 +25,10 @@ TOLD_APART_MAX = 20  # classes that are each set against all others
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The second round's answer: weighted sums of squares about the mean, and counts of values in bins by class."""
+    """The second round's answer: weighted sums of squares about the mean, and counts of values in bins by class.
+
+    Distances x - m are in units of about the largest (`Findings.unit`): squares neither overflow nor vanish.
+    """
 
     sums: Binned  # (2 features + 1,): (x - m)^2, (x - m)(y - n), (y - n)^2
     counts: Counts  # (features, BINS, classes) of training rows; empty where numbers are fitted
@@ -45,9 +49,9 @@ def spread(rows: Rows, found: Findings) -> Spread:
     features, classes = rows.features, len(found.classes)
     counts = np.zeros((features, BINS, classes if classes <= TOLD_APART_MAX else 0), np.int64)
     sums = np.zeros(2 * features + 1)
-    width = np.maximum(found.most - found.mean, found.mean - found.least)
-    width = np.where(width > 0, width, 1.0)
+    unit, width = found.unit, found.width
     for block in blocks(rows, Scaler(found.mean, np.ones(features)), intercept=False):
+        np.divide(block.x, unit, out=block.x)
         off = block.target - found.target.mean
         weighted = block.weight[:, None] * block.x
         sums[:features] += np.einsum("ij,ij->j", weighted, block.x)
@@ -55,7 +59,7 @@ def spread(rows: Rows, found: Findings) -> Spread:
         sums[-1] += block.weight @ np.square(off)
         if counts.size:
             trained = block.weight > 0
-            _count(counts, block.x[trained] / width, block.target[trained].astype(np.int64))
+            _count(counts, block.x[trained] * (unit / width), block.target[trained].astype(np.int64))
     return Spread(binned(sums), counts)
 
 
@@ -65,12 +69,16 @@ def merge_spreads(spreads: Iterable[Spread]) -> Spread:
 
 
 def scaler_of(seen: Spread, found: Findings) -> tuple[Scaler, tuple[int, ...]]:
-    """Population standard deviations of training rows, and which features are constant there (their scale is 1)."""
+    """Population standard deviations of training rows, and which features are constant there.
+
+    The scale of these is infinite, which makes them exactly 0: what rounding leaves of them would pass for a feature,
+    or for the intercept.
+    """
     features = len(found.mean)
     variance = seen.sums.value()[:features] / found.weight
-    deviation = np.sqrt(np.maximum(variance, 0.0))
-    constant = deviation <= CONSTANT * np.maximum(np.abs(found.least), np.abs(found.most))
-    return Scaler(found.mean, np.where(constant, 1.0, deviation)), tuple(np.flatnonzero(constant).tolist())
+    deviation = found.unit * np.sqrt(np.maximum(variance, 0.0))
+    constant = deviation <= np.maximum(CONSTANT * np.maximum(np.abs(found.least), np.abs(found.most)), TINY)
+    return Scaler(found.mean, np.where(constant, np.inf, deviation)), tuple(np.flatnonzero(constant).tolist())
 
 
 def suspicions(seen: Spread, found: Findings) -> tuple[Suspicion, ...]:
@@ -79,7 +87,7 @@ def suspicions(seen: Spread, found: Findings) -> tuple[Suspicion, ...]:
     sums = seen.sums.value()
     told: list[Suspicion] = []
     if not found.classes:
-        below = np.sqrt(sums[:features] * sums[-1])
+        below = np.sqrt(sums[:features]) * np.sqrt(sums[-1])
         correlations = np.divide(sums[features:-1], below, out=np.zeros(features), where=below > 0)
         told += [
             Suspicion(index, "correlation", float(correlations[index]))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zkd.errors import BadTraining
-from zkd.models.binned import Binned, add, binned
+from zkd.models.binned import WIDTH, Binned, add, binned
 from zkd.models.model import Kind, Model, TargetMean, Vector
 from zkd.models.rows import Array, Mask, Rows, blocks, rows_of
 
@@ -23,6 +23,7 @@ Label: TypeAlias = int | float | str | bool
 Counts: TypeAlias = npt.NDArray[np.int64]
 
 CLASSES_MAX = 1000
+EXTREME = 1e100  # of weights and of a target's spread: squares and sums of them are far from the ends of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,19 @@ class Findings:
     classes: tuple[Label, ...]
     target: TargetMean
 
+    @property
+    def width(self) -> Vector:
+        """The largest distance of a value from the mean, (features,); 1 where there is none."""
+        width = np.maximum(self.most - self.mean, self.mean - self.least)
+        return np.where(width > 0, width, 1.0)
+
+    @property
+    def unit(self) -> Vector:
+        """About the width, as a power of 2^26: dividing by it changes no digit, so held-out rows do not matter."""
+        _, exponents = np.frexp(self.width)
+        unit: Vector = np.ldexp(1.0, WIDTH * np.clip(np.rint(exponents / WIDTH), -38, 38).astype(np.int32))
+        return unit
+
     def model(self, kind: Kind, *, hidden: Sequence[int] = (), intercept: bool = True) -> Model:
         """The model of this kind for these features and classes."""
         outputs = len(self.classes) if kind == "softmax" or (kind == "mlp" and self.classes) else 1
@@ -68,12 +82,12 @@ def glance(
     values = np.zeros(len(target))
     target_bad = 0
     training = np.ones(len(target), bool) if held_out is None else ~held_out
-    if tells_classes:
-        labels, target_bad = _labels(target, training)
-    else:
+    if not tells_classes:
         values = _numbers(target)
         target_bad = int(np.count_nonzero(~np.isfinite(values)))
     rows = _rows(columns, values, weight, held_out)
+    if tells_classes:
+        labels, target_bad = _labels(target, training if rows.weight is None else training & (rows.weight > 0))
     features = rows.features
     not_finite = np.zeros(features, np.int64)
     least, most = np.full(features, np.inf), np.full(features, -np.inf)
@@ -129,11 +143,17 @@ def conclude(kind: Kind, seen: Glance, names: Sequence[str] = ()) -> Findings:
     if seen.target_bad:
         raise BadTraining(f"target: NaN, infinite or missing in {seen.target_bad} of {seen.rows} rows")
     sums = seen.sums.value()
-    if not np.all(np.isfinite(sums)):
+    with np.errstate(over="ignore"):
+        widths = seen.most - seen.least
+    if not (np.all(np.isfinite(sums)) and np.all(np.isfinite(widths))):
         raise BadTraining("features: sums of values exceed what a float can hold; scale them down first")
     weight = float(sums[0])
     if not weight > 0:
         raise BadTraining(f"weight: expected some above 0 among {seen.training_rows} training rows")
+    if not 1.0 / EXTREME <= weight <= EXTREME:
+        raise BadTraining(
+            f"weight: expected a sum from {1 / EXTREME:g} to {EXTREME:g}, got {weight:g}; scale them first"
+        )
     mean = sums[2:] / weight
     if seen.labels:
         classes, target = _classes(kind, seen)
@@ -167,8 +187,12 @@ def _classes(kind: Kind, seen: Glance) -> tuple[tuple[Label, ...], TargetMean]:
         raise BadTraining(f"target: {kind} tells 2 classes, got {len(classes)}: {_some(classes)}; train softmax")
     missing = [label for label, _, training in seen.labels if training == 0]
     if missing:
-        raise BadTraining(f"target: no training row has {_some(missing)}, only held-out rows; change the split's seed")
-    shares = tuple(training / seen.training_rows for _, _, training in seen.labels)
+        raise BadTraining(
+            f"target: no training row has {_some(missing)}, only held-out rows or rows of weight 0; change the split's "
+            "seed, or leave that label out"
+        )
+    trained = sum(training for _, _, training in seen.labels)
+    shares = tuple(training / trained for _, _, training in seen.labels)
     return classes, TargetMean(shares[1] if len(shares) == 2 else 0.0, shares)
 
 
@@ -181,6 +205,11 @@ def _check_numbers(kind: Kind, seen: Glance, mean: float) -> None:
         raise BadTraining("target: all counts are 0; the rate has no finite logarithm")
     if seen.target_least == seen.target_most:
         raise BadTraining(f"target: all {seen.rows} rows have the one value {seen.target_least:g}; nothing to learn")
+    largest = max(abs(seen.target_least), abs(seen.target_most))
+    if not 1.0 / EXTREME <= largest <= EXTREME:
+        raise BadTraining(
+            f"target: expected the largest value to be from {1 / EXTREME:g} to {EXTREME:g}, got {largest:g}; scale it"
+        )
 
 
 def _labels(target: Array, training: Mask) -> tuple[tuple[tuple[Label, int, int], ...], int]:
