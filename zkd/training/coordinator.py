@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import structs
@@ -27,8 +27,9 @@ from zkd.core.asks import Home
 from zkd.core.atlas import Atlas
 from zkd.core.clock import ServerClock
 from zkd.core.jobs import EDITED, Turn, Words, turn
+from zkd.core.terms import choose
 from zkd.errors import BadTraining, DataUnavailable, ZkdError, ZooKeeperError
-from zkd.jobs import FileRef, JobState, Phase, Round, Summary
+from zkd.jobs import FileRef, JobState, Phase, Progress, Round, Summary
 from zkd.leading import Deposed
 from zkd.net.round_frames import Context
 from zkd.net.rounds import Term
@@ -58,6 +59,8 @@ GIVEN_UP_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 CHECKPOINT_TRIES_S = (0.5, 1.0, 2.0, 4.0)  # at a checkpoint that no node gives; then rounds are gone through again
 MODEL_TRIES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # at a model that no node takes
 BRAIN_DEATHS_MAX = 4  # without a round between them
+STOPPED = "stopped"  # the reason that a stopped run has
+SAVED_IN: tuple[Phase, ...] = ("training", "explaining")  # before, there is nothing to go on from
 BRAIN_STILL_S = 10.0  # without a word and without using its CPU: it is frozen
 BRAIN_MAX_S = 3600.0  # between an answer and a question
 POINTED_S = 20.0  # from the last copy of a file to the pointer to it: nodes keep no stray files for ever
@@ -67,6 +70,18 @@ LINES_MAX = 20  # of what a round waits for
 
 class JobFailed(ZkdError):
     """The job ends without a model. The message says why."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """The head of a brain's question: see `zkd.training.brain`."""
+
+    number: int
+    phase: Phase
+    progress: Progress
+    rounds: list[Round]
+    columns: list[str]
+    context: str
+    again: str | None = None
 
 
 class TooOld(Exception):  # a signal between two functions here
@@ -112,6 +127,9 @@ class JobCoordinator:
         self._round_began = 0.0
         self._round_took_s = 0.0
         self._waits: list[str] = []
+        self._pace = Round()  # the last one with a time
+        self._asked_last: Frame | None = None  # the question that the brain waits for an answer to
+        self._context = ""  # the name of the one that the nodes were told
         self._brain: Process | None = None
         self._deaths = 0
         self._most_rounds = 0
@@ -303,15 +321,16 @@ class JobCoordinator:
                 self._died(error)
 
     async def _stopped(self) -> tuple[Summary, bytes]:
-        """What the brain makes of what there is."""
+        """What the brain makes of what there is, after some more questions."""
         while True:
             try:
                 brain = self._brain if self._brain is not None else await self._begun()
-                brain.send("stop", "stopped")
-                while True:
-                    frame = await self._hear(brain)
-                    if frame.kind == "over":
-                        return self._over(frame)
+                brain.send("stop", {"reason": STOPPED})
+                brain.send("save")  # what comes before the answer to this comes of the stop, or of what was before
+                frame = self._asked_last
+                while (heard := await self._hear(brain)).kind != "saved":
+                    frame = heard
+                return await self._drive(brain, frame)
             except ProcessEnded as error:
                 self._died(error)
 
@@ -323,7 +342,8 @@ class JobCoordinator:
                 while (frame := await self._hear(self._brain)).kind != "saved":
                     if frame.kind == "over":  # its end is the next coordinator's to find
                         return
-                await self._keep(bytes(frame.bodies[0]))
+                if frame.head["phase"] in SAVED_IN:
+                    await self._keep(bytes(frame.bodies[0]), frame.head["round"])
             except ProcessEnded as error:
                 self._log.warning("brain.ended", error=str(error))
             except DataUnavailable as error:
@@ -336,32 +356,59 @@ class JobCoordinator:
         self._brain = brain = Process(BRAIN, printed=lambda line: self._log.info("brain.printed", line=line[:500]))
         self._log.info("brain.started", pid=brain.pid, dataset=dataset, checkpoint=saved is not None)
         assert self._site is not None
-        manifest = self._site.edition.manifest
-        described = {"name": dataset, "manifest": msgspec.to_builtins(manifest)}
-        head = {"job": msgspec.to_builtins(self._job), "dataset": described}
-        brain.send("start", head, *([] if saved is None else [saved]))
+        self._asked_last, self._context = None, ""
+        head = {"job": self._job, "manifest": self._site.edition.manifest}
+        brain.send("start", msgspec.to_builtins(head), *([] if saved is None else [saved]))
         return brain
 
-    async def _drive(self, brain: Process) -> tuple[Summary, bytes]:
+    async def _drive(self, brain: Process, frame: Frame | None = None) -> tuple[Summary, bytes]:
+        """From this frame on, or the next that comes."""
         while True:
-            frame = await self._hear(brain)
+            if frame is None:
+                frame = await self._hear(brain)
             if frame.kind == "over":
-                return self._over(frame)
+                self.telling.add(msgspec.convert(frame.head["rounds"], list[Round]))
+                return msgspec.convert(frame.head["summary"], Summary), bytes(frame.bodies[0])
             if frame.kind == "saved":
-                self._keep_later(bytes(frame.bodies[0]))
-            elif frame.kind == "context":
-                assert self._site is not None
-                self._links.tell(Context(self._site.dataset, frame.head["columns"]), bytes(frame.bodies[0]))
+                if frame.head["phase"] in SAVED_IN:
+                    self._keep_later(bytes(frame.bodies[0]), frame.head["round"])
             elif frame.kind == "question":
-                self._note(frame.head)
-                if self._now() >= self._saves_at and not self._is_keeping:
+                self._asked_last = frame
+                question = msgspec.convert(frame.head, Question)
+                self._note(question)
+                if question.context != self._context:
+                    self._context = question.context
+                    self._links.tell(Context(self._site_name(), list(question.columns)), bytes(frame.bodies[1]))
+                if question.phase in SAVED_IN and self._now() >= self._saves_at and not self._is_keeping:
                     self._saves_at = self._now() + self._means.settings().checkpoint_s
                     brain.send("save")
-                brain.send("answers", None, *await self._asked(bytes(frame.bodies[0])))
+                answers = await self._gathered(bytes(frame.bodies[0]))
+                brain.send("answers", {"number": question.number}, *answers)
             else:
                 raise ProcessEnded(f"the brain said {frame.kind[:40]!r}")
+            frame = None
 
-    async def _asked(self, question: bytes) -> list[bytes]:
+    def _note(self, question: Question) -> None:
+        """What a question says of how far it is."""
+        if question.again is not None:
+            self._log.warning("answers.doubted", number=question.number, error=question.again)
+        rounds = list(question.rounds)
+        if rounds and self._round_took_s > 0.0:
+            rows = sum(self._site.rows.values()) if self._site is not None else 0
+            paced = structs.replace(
+                rounds[-1],
+                round_s=round(self._round_took_s, 6),
+                rows_s=round(rows / self._round_took_s, 1),
+            )
+            rounds[-1] = paced
+            self._pace = paced
+        self.telling.add(rounds)
+        if question.progress.round > self._most_rounds:
+            self._most_rounds, self._deaths = question.progress.round, 0
+        self._progress = structs.replace(question.progress, round_s=self._pace.round_s, rows_s=self._pace.rows_s)
+        self._phase = question.phase
+
+    async def _gathered(self, question: bytes) -> list[bytes]:
         """The answers of all parts. What cannot be had now is asked for again, some times."""
         self._round_began = self._now()
         try:
@@ -394,14 +441,8 @@ class JobCoordinator:
                     brain.kill(f"it said nothing for {BRAIN_STILL_S:g} s")
             else:
                 if frame.kind == "refused":
-                    raise JobFailed(str(frame.head))
+                    raise JobFailed(frame.head["error"])
                 return frame
-
-    def _note(self, head: Any) -> None:
-        """What a question says of how far it is."""
-
-    def _over(self, frame: Frame) -> tuple[Summary, bytes]:
-        return msgspec.convert(frame.head, Summary), bytes(frame.bodies[0])
 
     def _died(self, error: ProcessEnded) -> None:
         self._brain = None
@@ -435,15 +476,15 @@ class JobCoordinator:
                 return self._saved
         raise AssertionError
 
-    def _keep_later(self, data: bytes) -> None:
+    def _keep_later(self, data: bytes, number: int) -> None:
         """Keep a checkpoint while rounds go on."""
         self._saved = data
         self._is_keeping = True
-        self._group.create_task(self._keep_beside(data))
+        self._group.create_task(self._keep_beside(data, number))
 
-    async def _keep_beside(self, data: bytes) -> None:
+    async def _keep_beside(self, data: bytes, number: int) -> None:
         try:
-            await self._keep(data)
+            await self._keep(data, number)
         except DataUnavailable as error:
             self._log.warning("checkpoint.not_kept", error=str(error))
         except Deposed:
@@ -452,11 +493,11 @@ class JobCoordinator:
         finally:
             self._is_keeping = False
 
-    async def _keep(self, data: bytes) -> None:
+    async def _keep(self, data: bytes, number: int) -> None:
         """On enough nodes first, then in the state. Raises `DataUnavailable`, `Deposed`."""
         self._saved = data
         while True:
-            ref = await self._copies_of(data)
+            ref = await self._copies_of(data, number)
             written_at = self._now()
 
             def change(state: JobState, ref: FileRef = ref, written_at: float = written_at) -> JobState:
@@ -477,16 +518,16 @@ class JobCoordinator:
         """Raises `JobFailed` when nobody takes it."""
         for pause_s in (*MODEL_TRIES_S, None):
             try:
-                return await self._copies_of(data)
+                return await self._copies_of(data, self._progress.round)
             except DataUnavailable as error:
                 if pause_s is None:
                     raise JobFailed(f"the model could not be kept anywhere: {error}") from None
                 await asyncio.sleep(pause_s)
         raise AssertionError
 
-    async def _copies_of(self, data: bytes) -> FileRef:
+    async def _copies_of(self, data: bytes, number: int) -> FileRef:
         replicas = self._means.settings().replicas
-        return await self._means.copies.write(self.job_id, data, self._progress.round, replicas, self._links.live)
+        return await self._means.copies.write(self.job_id, data, number, replicas, self._links.live)
 
     # --- The dataset ------------------------------------------------------------------------------------
 
@@ -497,8 +538,7 @@ class JobCoordinator:
             await self._look_up(dataset)
             dataset = pinned(self._means.atlas, dataset)
             self._site = Site(self._means.atlas, dataset, lambda: sorted(self._means.peers.nodes))
-            if not self._site.rows:
-                raise BadTraining(f"dataset {dataset} has no rows")
+            choose(self._job, self._site.edition.manifest)  # says what is wrong before a process is started
             await self._seat.write(lambda state: structs.replace(self._noted(state), dataset=dataset))
         return self._site.dataset
 
@@ -511,6 +551,10 @@ class JobCoordinator:
                 await asyncio.sleep(AGAIN_S)
             else:
                 return
+
+    def _site_name(self) -> str:
+        assert self._site is not None
+        return self._site.dataset
 
     def _homes(self) -> dict[int, Home]:
         assert self._site is not None

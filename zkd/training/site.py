@@ -35,7 +35,7 @@ def edition_of(atlas: Atlas, dataset: str) -> Edition:
 
 
 class Site:
-    """The parts that have rows, of one version, and where they are; as the atlas says it, or said it last."""
+    """The parts of one version, and where they are: as the atlas says it, or said it last."""
 
     def __init__(self, atlas: Atlas, dataset: str, everybody: Callable[[], list[NodeId]]) -> None:
         self._atlas = atlas
@@ -45,11 +45,7 @@ class Site:
         assert version is not None, dataset
         self.name, self._version = name, version
         self.edition = edition_of(atlas, dataset)
-        self.rows = {
-            part: sum(ref.rows for ref in refs)
-            for part, refs in enumerate(self.edition.parts)
-            if any(ref.rows for ref in refs)
-        }
+        self.rows = {part: sum(ref.rows for ref in refs) for part, refs in enumerate(self.edition.parts)}
         self.homes: dict[int, Home] = {}
         self.look()
 
