@@ -244,6 +244,7 @@ class Daemon:
             self._token,
             lambda: self.settings.training,
             lambda: self.phase is Phase.SERVING and self._state == "active",
+            self.membership.joined,
             self._log,
             self._data_tls,
         )

@@ -25,11 +25,14 @@ from zkd.training.copies import Copies
 from zkd.training.office import Office
 from zkd.training.peers import Peers
 from zkd.training.seat import Seat
+from zkd.training.telling import Telling
 from zkd.training.upkeep import Upkeep
 from zkd.zk import Session
 
 if TYPE_CHECKING:
     import ssl
+
+TOLD_MAX = 20  # jobs that are coordinated here no more, and whose rounds can still be heard
 
 
 class Trainer:
@@ -44,6 +47,7 @@ class Trainer:
         token: Callable[[], str | None],
         settings: Callable[[], Training],
         is_active: Callable[[], bool],
+        joined: asyncio.Event,
         log: Log,
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -53,9 +57,11 @@ class Trainer:
         self._clock = clock
         self._token = token
         self._settings = settings
+        self._joined = joined
         self._log = log
         self._tls = tls
         self._counts: Counter[str] = Counter()
+        self._told: dict[JobId, Telling] = {}
         self._means: Means | None = None
         self._upkeep: Upkeep | None = None
         self._session, self._paths = session, paths
@@ -66,6 +72,7 @@ class Trainer:
         """Ends only by cancellation."""
         from zkd.net.fetch import session as http_session
 
+        await self._joined.wait()  # bounded by the daemon's own start; until then there may be no directories
         async with http_session(self._tls, connections=0) as http, asyncio.TaskGroup() as group:
             copies = Copies(self._node, self._store, self._peers, http, self._token, self._log)
             self._means = Means(
@@ -99,13 +106,18 @@ class Trainer:
         await self.office.drain()
 
     def follow(self, job_id: JobId, after: int) -> AsyncGenerator[list[Round]] | None:
-        """The rounds of a job that is coordinated here."""
-        held = self.office.held.get(job_id)
-        return held.running.telling.follow(after) if held is not None else None
+        """The rounds of a job that is coordinated here, or was until shortly."""
+        told = self._told.get(job_id)
+        return None if told is None else told.follow(after)
 
     def _begin(self, seat: Seat, words: Words) -> JobCoordinator:
         assert self._means is not None
-        return JobCoordinator(self._means, seat, words, self._counts)
+        began = JobCoordinator(self._means, seat, words, self._counts)
+        self._told.pop(seat.job_id, None)
+        self._told[seat.job_id] = began.telling
+        for over in [job_id for job_id in self._told if job_id not in self.office.held][:-TOLD_MAX]:
+            del self._told[over]
+        return began
 
     def _state_changed(self, job_id: JobId) -> None:
         if self._upkeep is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from aiohttp import web
 
@@ -53,6 +53,7 @@ def job_routes(follow: Follow, expect_token: Callable[[web.Request], None]) -> l
 
 async def _stream(response: web.StreamResponse, lines: AsyncGenerator[list[Round]]) -> None:
     async with aclosing(lines):
-        async for some in lines:
-            async with asyncio.timeout(MIB_S):  # who does not read is let go
-                await response.write(b"".join(codec.encode(line) + b"\n" for line in some))
+        with suppress(ConnectionError, TimeoutError):  # who has gone, or does not read, is let go
+            async for some in lines:
+                async with asyncio.timeout(MIB_S):
+                    await response.write(b"".join(codec.encode(line) + b"\n" for line in some))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -356,7 +357,7 @@ class JobCoordinator:
         self._brain = brain = Process(BRAIN, printed=lambda line: self._log.info("brain.printed", line=line[:500]))
         self._log.info("brain.started", pid=brain.pid, dataset=dataset, checkpoint=saved is not None)
         assert self._site is not None
-        self._asked_last, self._context = None, ""
+        self._asked_last, self._context, self._round_took_s = None, "", 0.0
         head = {"job": self._job, "manifest": self._site.edition.manifest}
         brain.send("start", msgspec.to_builtins(head), *([] if saved is None else [saved]))
         return brain
@@ -592,7 +593,7 @@ class JobCoordinator:
 
     @staticmethod
     def _now() -> float:
-        return asyncio.get_running_loop().time()
+        return time.monotonic()  # the loop's own has milliseconds only
 
 
 def cpu_s(pid: int) -> float:

@@ -83,6 +83,7 @@ class Links:
         self._up: dict[NodeId, Link] = {}
         self._kept: dict[NodeId, tuple[str, asyncio.Task[None]]] = {}
         self._faults: dict[NodeId, str] = {}
+        self._is_over = False
         self.live: frozenset[NodeId] = frozenset()
 
     def faults(self) -> list[str]:
@@ -118,11 +119,14 @@ class Links:
 
     async def run(self) -> None:
         """Ends only by cancellation."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                self._wake.clear()
-                self._follow(group)
-                await self._wake.wait()  # unbounded: nodes come and go when they like
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._wake.clear()
+                    self._follow(group)
+                    await self._wake.wait()  # unbounded: nodes come and go when they like
+        finally:
+            self._is_over = True
 
     def _follow(self, group: asyncio.TaskGroup) -> None:
         if self._context is None:
@@ -197,4 +201,5 @@ class Links:
 
     def _lost(self, node: NodeId, why: str) -> None:
         self._faults[node] = f"{node}: {why}"
-        self._log.info("job.link_lost", node=node, error=why)
+        if not self._is_over:
+            self._log.info("job.link_lost", node=node, error=why)

@@ -267,9 +267,10 @@ class Office:
         stat = await self._session.exists(path)
         entry = self._entry(job_id)
         is_ours = stat is not None and stat.ephemeral_owner == self._session_id
-        if job_id in self.held and not is_ours:
+        held = self.held.get(job_id)
+        if held is not None and not is_ours and not held.seat.is_left:
             self._depose(job_id, "its znode is gone" if stat is None else "another node holds it")
-        elif is_ours and job_id not in self.held:
+        elif is_ours and held is None:
             # Made by a request whose answer was lost, or left by a coordinator that could not.
             self._log.info("job.office_given_up", id=job_id)
             await self._delete(path)

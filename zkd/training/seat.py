@@ -60,7 +60,7 @@ class Seat:
         self._clock = clock
         self._log = log
         self._turn = asyncio.Lock()  # writes of one coordinator, one after the other
-        self._is_left = False
+        self.is_left = False  # by ourselves, in order
 
     @property
     def fence(self) -> int:
@@ -82,7 +82,7 @@ class Seat:
         path = self._paths.job_state(self.job_id)
         async with self._turn:
             while True:
-                if self._is_left:  # what was on its way when somebody else ended it all
+                if self.is_left:  # what was on its way when somebody else ended it all
                     raise Deposed
                 wanted = None if change is None else change(self.state)
                 if wanted == self.state and not more:
@@ -103,7 +103,7 @@ class Seat:
                         await self._reread()
                 except OutcomeUnknown:
                     if await self._has_happened(wanted, is_last=bool(more)):
-                        self._is_left = bool(more)
+                        self.is_left = bool(more)
                         return
                 except Unavailable:
                     await asyncio.sleep(AGAIN_S)
@@ -114,7 +114,7 @@ class Seat:
                         assert isinstance(done[0], Stat)
                         self._clock.observe(done[0].mtime, asyncio.get_running_loop().time(), done[0].mzxid)
                         self.state, self._version = wanted, done[0].version
-                    self._is_left = bool(more)
+                    self.is_left = bool(more)
                     return
 
     async def _refused(self, refusal: MultiFailed) -> None:
