@@ -17,12 +17,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from zkd.client import Client
     from zkd.client.handles import Handle, TaskStatus
+    from zkd.client.job_status import JobStatus
+    from zkd.client.model import Model
     from zkd.client.schedules import Cron, Every, Scheduled
+    from zkd.client.training_job import TrainingJob
     from zkd.daemon import Daemon
     from zkd.errors import (
         BadKernel,
         BadRecord,
         BadSettings,
+        BadTraining,
+        JobExists,
+        JobFailed,
+        JobNotFound,
         Overloaded,
         ResultLost,
         ResultTimeout,
@@ -45,6 +52,9 @@ _HOME = {
     "Handle": "zkd.client.handles",
     "TaskStatus": "zkd.client.handles",
     **dict.fromkeys(("Cron", "Every", "Scheduled"), "zkd.client.schedules"),
+    "JobStatus": "zkd.client.job_status",
+    "Model": "zkd.client.model",
+    "TrainingJob": "zkd.client.training_job",
     "Settings": "zkd.settings",
     "current_task": "zkd.kernels",
     "kernel": "zkd.kernels",
@@ -54,6 +64,10 @@ _HOME = {
             "BadKernel",
             "BadRecord",
             "BadSettings",
+            "BadTraining",
+            "JobExists",
+            "JobFailed",
+            "JobNotFound",
             "Overloaded",
             "ResultLost",
             "ResultTimeout",
@@ -75,11 +89,17 @@ __all__ = [
     "BadKernel",
     "BadRecord",
     "BadSettings",
+    "BadTraining",
     "Client",
     "Cron",
     "Daemon",
     "Every",
     "Handle",
+    "JobExists",
+    "JobFailed",
+    "JobNotFound",
+    "JobStatus",
+    "Model",
     "Overloaded",
     "ResultLost",
     "ResultTimeout",
@@ -92,6 +112,7 @@ __all__ = [
     "TaskNotFound",
     "TaskRejected",
     "TaskStatus",
+    "TrainingJob",
     "Unavailable",
     "ZkdError",
     "ZooKeeperError",

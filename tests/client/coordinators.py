@@ -17,11 +17,24 @@ from blake3 import blake3
 
 from zkd.codec import decode, encode
 from zkd.jobs import Coordinator, FileRef, Job, JobState, Progress, Round, Summary
+from zkd.manifests import Column, Head, Manifest, SegmentRef
 from zkd.paths import Paths
 from zkd.records import Node
 from zkd.zk import Create, Delete, Session, ensure_path
 
 TOKEN = "secret"
+SEGMENTS = encode([[SegmentRef("0" * 64, 150, 1000)]])
+IRIS = Manifest(
+    name="iris",
+    version=1,
+    parts=1,
+    replicas=1,
+    rows=150,
+    size=1000,
+    chunks=[blake3(SEGMENTS).hexdigest()],
+    label="species",
+    columns=[Column("length", "<f8"), Column("width", "<f8"), Column("name", "<U9"), Column("species", "<i8")],
+)
 
 
 @dataclass
@@ -114,6 +127,15 @@ class Cluster:
             await self.session.create(
                 self.paths.node(name), encode(Node(name, "1", 1, address=node.address)), ephemeral=True
             )
+
+    async def keep_iris(self) -> None:
+        """A dataset in the tree, of which nobody has a row."""
+        paths = self.paths
+        for path in (paths.versions("iris"), paths.chunks("iris")):
+            await ensure_path(self.session, path)
+        await self.session.set(paths.dataset("iris"), encode(Head(1)), -1)
+        await self.session.create(paths.version("iris", 1), encode(IRIS))
+        await self.session.create(paths.chunk("iris", IRIS.chunks[0]), SEGMENTS)
 
     async def dropped(self, job: str) -> Job:
         """The job, once it is there."""

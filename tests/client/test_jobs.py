@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
-from blake3 import blake3
 
 from tests.client.coordinators import Cluster, a_round, coordinators
+from tests.client.models import model_of
 from zkd.client import Client
-from zkd.codec import decode, encode
+from zkd.codec import decode
 from zkd.errors import (
     BadTraining,
     DatasetNotFound,
@@ -22,34 +22,14 @@ from zkd.errors import (
     ResultTimeout,
 )
 from zkd.jobs import FileRef, Job, Round
-from zkd.manifests import Column, Head, Manifest, SegmentRef
-from zkd.zk import ensure_path
 from zkd.zk.server import EmbeddedServer
 from zkd.zk.server.wire import Op
-
-SEGMENTS = encode([[SegmentRef("0" * 64, 150, 1000)]])
-IRIS = Manifest(
-    name="iris",
-    version=1,
-    parts=1,
-    replicas=1,
-    rows=150,
-    size=1000,
-    chunks=[blake3(SEGMENTS).hexdigest()],
-    label="species",
-    columns=[Column("length", "<f8"), Column("width", "<f8"), Column("name", "<U9"), Column("species", "<i8")],
-)
 
 
 @pytest.fixture
 async def cluster(embedded: EmbeddedServer) -> AsyncIterator[Cluster]:
     async with coordinators(embedded.connect_string, "n1", "n2", "n3") as cluster:
-        paths, session = cluster.paths, cluster.session
-        for path in (paths.versions("iris"), paths.chunks("iris")):
-            await ensure_path(session, path)
-        await session.set(paths.dataset("iris"), encode(Head(1)), -1)
-        await session.create(paths.version("iris", 1), encode(IRIS))
-        await session.create(paths.chunk("iris", IRIS.chunks[0]), SEGMENTS)
+        await cluster.keep_iris()
         yield cluster
 
 
@@ -173,6 +153,20 @@ async def test_who_comes_late_hears_all_rounds(client: Client, cluster: Cluster)
     again = await client.jobs.get(job.id)
     assert [each.number async for each in again] == [1, 2, 3]
     assert [each.number async for each in again.rounds(after=2)] == [3]
+
+
+async def test_rounds_that_nobody_tells_any_more_are_in_the_model(client: Client, cluster: Cluster) -> None:
+    job = await client.train("softmax", "iris")
+    office = await cluster.take(job.id, "n1", a_round(1))
+    async with aclosing(job.rounds()) as rounds:
+        assert await numbers(rounds, 1) == [1]
+        await cluster.end(job.id, model_of("softmax", "iris"), "n2")
+        office.rounds.clear()
+        await cluster.nodes["n1"].stop()
+        rest = [each.number async for each in rounds]
+    model = await job.model()
+    assert [1, *rest] == [each.number for each in model.history]
+    assert len(rest) > 3
 
 
 async def test_leaving_early_leaves_the_job_alone_and_no_watch_behind(client: Client, cluster: Cluster) -> None:

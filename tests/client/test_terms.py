@@ -158,10 +158,10 @@ def test_without_a_target_or_label_the_columns_are_told() -> None:
 
 def test_features_are_all_columns_of_numbers_but_target_weight_and_key() -> None:
     checked = check(made(weight="sample"), ADULT)
-    assert checked.features == ("age", "hours", "married", "pixels")
+    assert checked.features == (("age", 0), ("hours", 0), ("married", 0), ("pixels", 64))
     assert set(checked.left_out) == {"job", "since"}
     assert "encode it as numbers first" in checked.left_out["job"]
-    assert check(made(features=["hours", "id"]), ADULT).features == ("hours", "id")
+    assert check(made(features=["hours", "id"]), ADULT).features == (("hours", 0), ("id", 0))
 
 
 def test_values_may_be_what_programs_have() -> None:

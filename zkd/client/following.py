@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -100,6 +100,7 @@ async def rounds_of(
     plane: Plane,
     name: JobId,
     look: Callable[[], Awaitable[JobStatus | None]],
+    history: Callable[[], Awaitable[Sequence[Round]]],
     after: int,
 ) -> AsyncGenerator[Round]:
     """Every round after this one, once and in order, until the job has ended or is removed."""
@@ -124,6 +125,11 @@ async def rounds_of(
                             last = line.number
                             yield line
             if seen.has_ended:
+                if seen.phase == "done":
+                    for each in await history():
+                        if each.number > last:
+                            last = each.number
+                            yield each
                 return
             await heard.wait(LOOK_AGAIN_S if address is None else AGAIN_S)
 

@@ -20,7 +20,7 @@ from zkd.client.desired import whoami
 from zkd.client.dropbox import OUTAGE_MAX_S
 from zkd.client.job_status import JobStatus, paths_of, status_of
 from zkd.client.outstanding import NO_ANSWER
-from zkd.client.terms import Checked, Terms, check, job_of
+from zkd.client.terms import Terms, check, job_of
 from zkd.client.training_job import TrainingJob
 from zkd.errors import (
     BadTraining,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from zkd.client.dataset import Dataset
     from zkd.client.dropbox import DropBox
     from zkd.client.plane import Plane
+    from zkd.core.terms import Chosen
+    from zkd.jobs import Job
 
 THERE_MAX = 12  # names of datasets in a message
 
@@ -61,22 +63,22 @@ class Jobs:
         `DatasetNotFound`, `JobExists`: then nothing was dropped. What only the rows can tell is seen later, and ends
         the job before its first round. `name` is the job's id; by default one that nobody has.
         """
-        checked = await self.check(model, dataset, **terms)
+        checked, chosen = await self.check(model, dataset, **terms)
         job = name or f"{model}-{os.urandom(4).hex()}"
         if not is_name(job):
             raise BadTraining(f"name: expected {NAME_RULE}, got {job[:150]!r}")
-        czxid = await self._drop(job, codec.encode(checked.job))
-        return TrainingJob(self._client, self._box, self._plane, job, czxid, checked.left_out)
+        czxid = await self._drop(job, codec.encode(checked))
+        return TrainingJob(self._client, self._box, self._plane, job, czxid, chosen.left_out)
 
-    async def check(self, model: str, dataset: str | Dataset, **terms: Unpack[Terms]) -> Checked:
-        """What `train` would drop. Raises what it would raise."""
+    async def check(self, model: str, dataset: str | Dataset, **terms: Unpack[Terms]) -> tuple[Job, Chosen]:
+        """What `train` would drop, and the columns that it is about. Raises what that would raise."""
         text = dataset if isinstance(dataset, str) else f"{dataset.name}@{dataset.version}"
         job = job_of(model, text, terms, whoami())
         try:
             manifest = (await self._client.datasets.open(text)).manifest
         except DatasetNotFound as error:
             raise DatasetNotFound(f"{error}; {await self._there_is(text.partition('@')[0])}") from None
-        return check(job, manifest)
+        return job, check(job, manifest)
 
     async def get(self, name: JobId) -> TrainingJob:
         """The job of this id, whoever dropped it. Raises `JobNotFound`."""
@@ -88,18 +90,26 @@ class Jobs:
             raise JobNotFound(f"there is no job {name} below {self._client.paths.root}")
         return TrainingJob(self._client, self._box, self._plane, name, found.stat.czxid)
 
-    async def list(self) -> dict[JobId, JobStatus]:
-        """All jobs that are there, also those that are done: they and their models stay until they are removed."""
-        session, paths = self._client.session, self._client.paths
+    async def names(self) -> list[JobId]:
+        """The ids of all jobs that are there."""
         give_up = time.monotonic() + OUTAGE_MAX_S
         while True:
             try:
-                names = sorted(await session.children(paths.jobs))
-                wanted = [path for name in names for path in paths_of(paths, name)]
-                found = await session.get_many(wanted)
-                break
+                return sorted(await self._client.session.children(self._client.paths.jobs))
             except NoNode:
-                return {}
+                return []
+            except NO_ANSWER as error:
+                await self._box.catch_up(give_up, error)
+
+    async def list(self) -> dict[JobId, JobStatus]:
+        """All jobs that are there, also those that are done: they and their models stay until they are removed."""
+        names = await self.names()
+        wanted = [path for name in names for path in paths_of(self._client.paths, name)]
+        give_up = time.monotonic() + OUTAGE_MAX_S
+        while True:
+            try:
+                found = await self._client.session.get_many(wanted)
+                break
             except NO_ANSWER as error:
                 await self._box.catch_up(give_up, error)
         seen = (status_of(name, *found[at : at + 3]) for at, name in zip(range(0, len(found), 3), names, strict=True))

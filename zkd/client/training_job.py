@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from zkd.zk import Check, Delete
 if TYPE_CHECKING:
     from zkd.client.client import Client
     from zkd.client.dropbox import DropBox
+    from zkd.client.model import Model
     from zkd.client.plane import Plane
     from zkd.jobs import Desired, JobState, Round
     from zkd.paths import JobId
@@ -79,9 +80,9 @@ class TrainingJob:
     async def rounds(self, after: int = 0) -> AsyncGenerator[Round]:
         """Every round after this one, once and in order, until the job ends, whichever nodes open them.
 
-        Ends also when the job fails or is removed: `wait` says so. Leaving early leaves the job alone.
+        Ends also when the job fails or is removed: `model` says so. Leaving early leaves the job alone.
         """
-        told = rounds_of(self._client, self._box, self._plane, self.id, self._look, after)
+        told = rounds_of(self._client, self._box, self._plane, self.id, self._look, self._history, after)
         async with aclosing(told):
             async for each in told:
                 yield each
@@ -117,8 +118,14 @@ class TrainingJob:
             raise JobFailed(f"{self.id} failed: {last.state.error or 'nobody said why'}")
         return last.state
 
+    async def model(self, timeout: float | None = None) -> Model:
+        """The model, when the job has ended. Raises as `wait`, and `DataUnavailable` if no node has its file."""
+        from zkd.client.model import Model
+
+        return await asyncio.to_thread(Model, await self.model_file(timeout))
+
     async def model_file(self, timeout: float | None = None) -> bytes:
-        """The model's file, whose digest was checked. Raises as `wait`, and `DataUnavailable` if nobody has it."""
+        """The model's file, whose digest was checked. Raises as `model`."""
         state = await self.wait(timeout)
         give_up = time.monotonic() + FETCH_S
         while True:
@@ -203,3 +210,6 @@ class TrainingJob:
                 return await self._client.session.get_many(paths_of(self._client.paths, self.id))
             except NO_ANSWER as error:
                 await self._box.catch_up(give_up, error)
+
+    async def _history(self) -> Sequence[Round]:
+        return (await self.model()).history
