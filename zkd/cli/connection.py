@@ -94,8 +94,8 @@ def full_name(given: str, names: list[str], what: str) -> str:
         return given
     found = [name for name in names if name.startswith(given)]
     if not found:
-        where = "dead" if what == "dead task" else f"{what}s"
-        raise Stop(Exit.NOT_FOUND, f"error: there is no {what} {given}\n  `zkd get {where}` lists what there is.")
+        where = {"dead task": "get dead", "job": "train ls"}.get(what, f"get {what}s")
+        raise Stop(Exit.NOT_FOUND, f"error: there is no {what} {given}\n  `zkd {where}` lists what there is.")
     if len(found) > 1:
         some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise Stop(Exit.USAGE, f"error: {given} is the beginning of {len(found)} {what}s: {some}\n  Give more of it.")

@@ -168,6 +168,9 @@ _STYLES = {
     "done": "green",
     "running": "green",
     "active": "green",
+    "training": "green",
+    "paused": "yellow",
+    "malformed": "red",
     "failed": "red",
     "rejected": "red",
     "draining": "yellow",
@@ -181,4 +184,4 @@ _STYLES = {
 
 
 def _style(name: str, value: Any) -> str:
-    return _STYLES.get(value, "") if name in ("state", "status", "health") and isinstance(value, str) else ""
+    return _STYLES.get(value, "") if name in ("state", "status", "health", "phase") and isinstance(value, str) else ""
