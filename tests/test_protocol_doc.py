@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import jsonschema
 import pytest
 
+from tests.client.coordinators import coordinators
 from tests.client.standin import StandIn
 from zkd import codec, schemas
 from zkd.arrays import from_json
+from zkd.jobs import Job, JobState, Round
 from zkd.records import Result, Schedule, ScheduleState, Task
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def test_every_record_has_an_example() -> None:
     assert {name for name, _ in EXAMPLES} >= set(schemas.RECORDS) - {"blob-ref"}
 
 
-@pytest.mark.parametrize("struct", [Task, Result, Schedule, ScheduleState])
+@pytest.mark.parametrize("struct", [Task, Result, Schedule, ScheduleState, Job, JobState, Round])
 def test_the_tables_have_every_field(struct: type) -> None:
     table = TEXT.split(f"<!-- fields: {struct.__name__} -->")[1].split("\n\n")[1]
     documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
@@ -85,13 +87,31 @@ def test_schema_and_program_refuse_alike(bad: dict[str, object]) -> None:
         codec.decode_task(json.dumps(bad).encode())
 
 
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+async def output_of(program: str, hosts: str) -> bytes:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await child.communicate(program.replace("127.0.0.1:2181", hosts).encode())
+    return out
+
+
 async def test_the_kazoo_program_runs_as_it_stands(embedded: EmbeddedServer) -> None:
-    program = re.search(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    assert program is not None
-    source = program[1].replace("127.0.0.1:2181", embedded.connect_string)
     async with StandIn(embedded.connect_string, "/zkd", {"numpy.sum": sum}):
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        out, _ = await child.communicate(source.encode())
-    assert out == b"6\n"
+        assert await output_of(PROGRAMS[0], embedded.connect_string) == b"6\n"
+
+
+async def test_the_kazoo_program_steers_a_training_job(embedded: EmbeddedServer) -> None:
+    async with coordinators(embedded.connect_string, "n1") as cluster, asyncio.TaskGroup() as tasks:
+        program = tasks.create_task(output_of(PROGRAMS[1], embedded.connect_string))
+        assert (await cluster.dropped("income")).model == "logistic"
+        await cluster.take("income", "n1")
+        await cluster.desired("income", "pause")
+        await cluster.change("income", phase="paused")
+        await cluster.desired("income", "run")
+        await cluster.change("income", phase="training")
+        await cluster.end("income", b"a model", "n1")
+        assert await program == b"done tolerance None\n"
+        assert await cluster.session.exists("/zkd/jobs/income") is None

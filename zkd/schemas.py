@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Raw, UnsetType
 
+from zkd.jobs import Coordinator, Job, JobState, Round
 from zkd.manifests import Head, Holding, Manifest, Ring, Segment
 from zkd.paths import PROTOCOL_VERSION
 from zkd.records import (
@@ -47,6 +48,10 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "segment": (Segment, "segment.json: some rows of a part, as files; its id is the blake3 of these bytes."),
     "ring": (Ring, "control/ring: the nodes that keep data; the leader's."),
     "holding": (Holding, "holdings/<name>/<node>: the parts that lie on a node, as it says."),
+    "job": (Job, "jobs/<id>: a training job, as its user wrote it. Only `model` and `dataset` are required."),
+    "job-state": (JobState, "control/jobs/<id>: how far a training job is, where its checkpoint and its model lie."),
+    "coordinator": (Coordinator, "control/coordinators/<id>: the node that opens a training job's rounds."),
+    "round": (Round, "A line of GET /v1/jobs/<id>/rounds: a round of a training job, or how it ended."),
     "blob-ref": (BlobRef, "Where a value lies that is too large for a znode."),
 }
 
