@@ -22,6 +22,7 @@ from zkd.client.desired import change, say, unsay, whoami
 from zkd.client.dropbox import OUTAGE_MAX_S, DropBox
 from zkd.client.handles import Handle
 from zkd.client.jobs import Jobs
+from zkd.client.models import Models
 from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
 from zkd.client.plane import Plane
@@ -96,7 +97,7 @@ class Client:
 
         def __getattr__(self, name: str) -> Any:
             """What `__aenter__` makes is missing before it: say so, not which of our attributes it was."""
-            if name in ("_calls", "_box", "_blobs", "datasets", "jobs"):
+            if name in ("_calls", "_box", "_blobs", "datasets", "jobs", "models"):
                 raise RuntimeError("this zkd.Client is not connected: use it inside `async with zkd.Client(...)`")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -119,6 +120,7 @@ class Client:
             plane = Plane(self)
             self.datasets = Datasets(self, self._box, plane)
             self.jobs = Jobs(self, self._box, plane)
+            self.models = Models(self, self._box, plane)
             stack.push_async_callback(plane.close)
             stack.push_async_callback(self._blobs.close)
             stack.push_async_callback(self._box.close)
