@@ -45,10 +45,10 @@ class ModelFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Feature(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A column that the model wants, of so many numbers a row."""
+    """A column that the model wants: one number a row, or so many."""
 
     name: ColumnName
-    width: Annotated[int, Meta(ge=1)] = 1
+    width: Annotated[int, Meta(ge=0, le=1 << 24)] = 0  # 0: a plain number; 1: a list of one
 
 
 class Lineage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -30,7 +30,7 @@ def card(
     return ModelVersion(
         file=file,
         kind=model.model.kind,
-        features=[Feature(name, max(width, 1)) for name, width in model.features],
+        features=[Feature(name, width) for name, width in model.features],
         outputs=model.model.outputs,
         classes=list(model.classes) or None,
         lineage=lineage if lineage.dataset or not model.dataset else _of_dataset(lineage, model.dataset),

@@ -143,11 +143,13 @@ class Trained:
 
     def columns_of(self, rows: Given) -> list[Array]:
         """The feature columns in order. Raises `BadTraining` for what does not fit."""
-        if isinstance(rows, Mapping):
-            missing = [name for name, _ in self.features if name not in rows]
+        if isinstance(rows, Mapping) or hasattr(rows, "columns"):  # a DataFrame's stand in any order
+            table: Any = rows
+            there = set(rows if isinstance(rows, Mapping) else rows.columns)
+            missing = [name for name, _ in self.features if name not in there]
             if missing:
                 raise BadTraining(f"features: expected the columns {_some(missing)}, too")
-            columns = [np.asarray(rows[name]) for name, _ in self.features]
+            columns = [np.asarray(table[name]) for name, _ in self.features]
             for column, (name, width) in zip(columns, self.features, strict=True):
                 shape = (len(columns[0]) if columns[0].ndim else 0, *((width,) if width else ()))
                 if column.shape != shape:
