@@ -103,6 +103,33 @@ def test_without_a_key_the_number_of_the_row_is_the_key_and_goes_on(tmp_path: Pa
                 assert 1000 <= number < 1100
 
 
+@pytest.mark.parametrize("buffer_bytes", [PLENTY, 20_000, 1])
+def test_a_part_is_filled_into_memory_as_it_would_be_written(tmp_path: Path, buffer_bytes: int) -> None:
+    with Partition(4, "k", tmp_path, buffer_bytes=buffer_bytes) as parts:
+        for width in (1, 9, 3):
+            rows = np.arange(500)
+            texts = np.array(["x" * (width - row % 2) for row in rows], f"U{width}")
+            parts.add({"k": rows, "t": texts, "v": rows[:, None] * [1.0, 2.0], "none": np.empty((500, 0), "f4")})
+        for part in range(4):
+            for number, pieces in enumerate(parts.buffers(part)):
+                written = b"".join(map(bytes, pieces))
+                room = bytearray(len(written))
+                parts.fill(part, number, memoryview(room))
+                assert room == written
+
+
+def test_threads_that_sort_leave_the_order_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "CHUNK_ROWS", 1000)
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(partition, "THREADS", threads)
+        monkeypatch.setattr("os.cpu_count", lambda: 4)
+        with Partition(8, "k", tmp_path, buffer_bytes=50_000) as parts:
+            parts.add({"k": np.arange(20_500) % 977, "x": np.arange(20_500)})
+            found.append([[array.tolist() for array in parts.whole(part)] for part in range(8)])
+    assert found[0] == found[1]
+
+
 def test_memory_stays_below_what_was_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition, "CHUNK_BYTES", 2 << 20)
     monkeypatch.setattr(partition, "PIECE_BYTES", 1 << 20)
@@ -232,17 +259,22 @@ def test_rows_find_their_places_however_many_wait(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(assemble, "WINDOW_ROWS_MIN", 1000)
     monkeypatch.setattr(assemble, "WINDOW_ROWS_A_PIECE", 10)
     part_of_row = np.random.default_rng(1).integers(0, 16, 20_001)
-    table = Assembly(20_001, [Column("x", "<i8"), Column("v", "<f4", [2])])
+    columns = [Column("x", "<i8"), Column("v", "<f4", [2]), Column("w", "<i8", [10]), Column("t", "<U7")]
+    table = Assembly(20_001, columns)
     placed = 0
     for part in range(16):
         rows = np.flatnonzero(part_of_row == part)
-        if table.add((rows, {"x": rows * 3, "v": np.stack([rows, -rows], 1).astype("f4")})):
+        wide = rows[:, None] + np.arange(10)
+        pair = np.stack([rows, -rows], 1).astype("f4")
+        if table.add((rows, {"x": rows * 3, "v": pair, "w": wide, "t": (rows // 30).astype("U")})):
             table.place()
             placed += 1
     assert placed == (16 if waiting_bytes == 1 else 0 if waiting_bytes == 1 << 30 else placed)
     found = table.finish()
     assert np.array_equal(found["x"], 3 * np.arange(20_001))
     assert np.array_equal(found["v"][:, 1], -np.arange(20_001).astype("f4"))
+    assert np.array_equal(found["w"], np.arange(20_001)[:, None] + np.arange(10))
+    assert np.array_equal(found["t"], (np.arange(20_001) // 30).astype("U7"))
 
 
 def test_no_parts_are_an_empty_table() -> None:

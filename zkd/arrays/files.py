@@ -66,9 +66,7 @@ def open_npy(path: str | os.PathLike[str], where: str = "$") -> Array:
     return array
 
 
-def from_octets(
-    data: bytes | bytearray | mmap, dtype: str, shape: tuple[int, ...], offset: int, where: str = "$"
-) -> Array:
+def from_octets(data: memoryview | mmap, dtype: str, shape: tuple[int, ...], offset: int, where: str = "$") -> Array:
     """The array in the bytes of an npy file whose header was compared before, without a copy. Raises `BadRecord`."""
     count = math.prod(shape)
     array: Array = np.frombuffer(data, dtype, count, offset) if count else np.empty(0, dtype)

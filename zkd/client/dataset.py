@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from zkd.client.plane import Plane
     from zkd.core.datasets import Parts
     from zkd.manifests import Column, Manifest, SegmentRef
+    from zkd.net.segment_reads import Room
     from zkd.paths import NodeId
+    from zkd.tables.arena import Arena
     from zkd.tables.columns import Columns
     from zkd.tables.partition import Numbers
 
@@ -198,12 +200,13 @@ class Dataset:
 
         self._expect_part(number)
         chosen = self._chosen(columns)
-        pieces = [await self._segment(number, ref, chosen, is_mapped=True) for ref in self.segments[number]]
+        pieces = [await self._segment(number, ref, chosen, None) for ref in self.segments[number]]
         rows, arrays = await asyncio.to_thread(merged, [column for _, column in chosen], pieces)
         return Part(number, rows, arrays)
 
     async def read(self, *, columns: Sequence[str] | None = None, parts: Iterable[int] | None = None) -> Columns:
         """All rows in the order in which they were written, or those of some parts, of all or some columns."""
+        from zkd.tables.arena import Arena
         from zkd.tables.assemble import Assembly, merged
 
         chosen = self._chosen(columns)
@@ -217,7 +220,7 @@ class Dataset:
             async def keep(piece: tuple[Numbers, Columns]) -> None:
                 found.append(piece)
 
-            await self._all(numbers, chosen, keep)
+            await self._all(numbers, chosen, Arena(), keep)
             return (await asyncio.to_thread(merged, plain, found))[1]
         table = await asyncio.to_thread(Assembly, self.rows, plain)
 
@@ -225,13 +228,14 @@ class Dataset:
             if table.add(piece):
                 await asyncio.to_thread(table.place)
 
-        await self._all(range(self.parts), chosen, add)
+        await self._all(range(self.parts), chosen, Arena(self.manifest.size), add)
         return await asyncio.to_thread(table.finish)
 
     async def _all(
         self,
         parts: Iterable[int],
         chosen: list[tuple[int, Column]],
+        arena: Arena,
         take: Callable[[tuple[Numbers, Columns]], Awaitable[None]],
     ) -> None:
         """Every segment of these parts, as they come."""
@@ -239,7 +243,7 @@ class Dataset:
 
         async def one(part: int, ref: SegmentRef) -> None:
             try:
-                await take(await self._segment(part, ref, chosen, is_mapped=False))
+                await take(await self._segment(part, ref, chosen, arena.take))
             finally:
                 turns.release()
 
@@ -254,20 +258,20 @@ class Dataset:
             raise group.exceptions[0] from None
 
     async def _segment(
-        self, part: int, ref: SegmentRef, columns: list[tuple[int, Column]], *, is_mapped: bool
+        self, part: int, ref: SegmentRef, columns: list[tuple[int, Column]], room: Room | None
     ) -> tuple[Numbers, Columns]:
         reading = self._plane.reading
         if self.manifest.store is not None:
-            return await reading.segment_at(self._plane.remote(self.manifest.store), ref, columns)
+            return await reading.segment_at(self._plane.remote(self.manifest.store), ref, columns, room)
         is_whole = len(columns) == len(self.columns)
         scene, homes = await self._look()
         sources = scene.sources(self.version, part, homes[part])
         try:
-            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped, is_whole=is_whole)
+            return await reading.segment(scene, sources, ref, columns, room=room, is_whole=is_whole)
         except DataUnavailable:
             scene, homes = await self._look(anew=True)  # copies may have moved since we looked
             sources = scene.sources(self.version, part, homes[part])
-            return await reading.segment(scene, sources, ref, columns, is_mapped=is_mapped, is_whole=is_whole)
+            return await reading.segment(scene, sources, ref, columns, room=room, is_whole=is_whole)
 
     def _chosen(self, names: Sequence[str] | None) -> list[tuple[int, Column]]:
         """These columns, each with the number of its file."""

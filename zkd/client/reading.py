@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zkd.client.copies import Scene
     from zkd.manifests import Column, Segment, SegmentRef
     from zkd.net.remote import Remote
+    from zkd.net.segment_reads import Room
     from zkd.paths import NodeId
     from zkd.store.segment_checks import SegmentReader
     from zkd.tables.columns import Columns
@@ -48,36 +49,38 @@ class Reading:
         ref: SegmentRef,
         columns: Sequence[tuple[int, Column]],
         *,
-        is_mapped: bool,
+        room: Room | None,
         is_whole: bool,
     ) -> tuple[Numbers, Columns]:
         """The numbers of the segment's rows and these of its columns, each with the number of its file, from 1.
 
-        What lies here is mapped if `is_mapped`, which costs a file descriptor for each, or else read. `is_whole`: these
-        are all columns.
+        They are read into `room`; without, what lies here is mapped, which costs a file descriptor for each.
+        `is_whole`: these are all columns.
         Raises `DataUnavailable` if nobody has them.
         """
         async with self._turns:
             for node in sources:
                 directory = scene.local(node)
                 if directory is not None:
-                    found = await asyncio.to_thread(self._local, directory / ref.id, ref, columns, is_mapped)
+                    found = await asyncio.to_thread(self._local, directory / ref.id, ref, columns, room)
                     if found is not None:
                         return found
-            return await self._fetched(scene, sources, ref, columns, is_whole)
+            return await self._fetched(scene, sources, ref, columns, room, is_whole)
 
     async def segment_at(
-        self, remote: Remote, ref: SegmentRef, columns: Sequence[tuple[int, Column]]
+        self, remote: Remote, ref: SegmentRef, columns: Sequence[tuple[int, Column]], room: Room | None
     ) -> tuple[Numbers, Columns]:
         """`segment`, of one that lies at a URL. Raises `DataUnavailable`, and `DataDamaged`: there is no other copy."""
+        from zkd.net.segment_reads import own_room
+
         async with self._turns:
-            segment, read = await remote.read_files(ref, [0, *(number for number, _ in columns)])
+            segment, read = await remote.read_files(ref, _numbers(columns), room or own_room)
             return await asyncio.to_thread(_arrays, segment, read, columns)
 
     # --- Here ---------------------------------------------------------------------------------------------
 
     def _local(
-        self, directory: Path, ref: SegmentRef, columns: Sequence[tuple[int, Column]], is_mapped: bool
+        self, directory: Path, ref: SegmentRef, columns: Sequence[tuple[int, Column]], room: Room | None
     ) -> tuple[Numbers, Columns] | None:
         """From a node's own files; None if they are not there, not for us to read, or not good."""
         from zkd.store.segment_checks import SegmentReader, read_segment
@@ -85,13 +88,18 @@ class Reading:
         try:
             segment = read_segment(directory, ref.id)
             with SegmentReader(directory, ref.id, segment) as reader:
-                take = self._mapped if is_mapped else _read
-                files = {number: take(reader, directory, segment, number) for number in _numbers(columns)}
+                files: dict[int, memoryview | mmap] = {}
+                for number in _numbers(columns):
+                    if room is None:
+                        files[number] = self._mapped(reader, directory, segment, number)
+                    else:
+                        files[number] = into = room(segment.files[number].size)
+                        reader.fill(number, into)
             return _arrays(segment, files, columns)
         except (DataDamaged, BadRecord, OSError):
             return None
 
-    def _mapped(self, reader: SegmentReader, directory: Path, segment: Segment, number: int) -> bytes | mmap:
+    def _mapped(self, reader: SegmentReader, directory: Path, segment: Segment, number: int) -> mmap:
         """A map of a file, after its bytes were compared since it last changed."""
         from zkd.store.segment_files import file_name
 
@@ -113,9 +121,10 @@ class Reading:
         sources: Sequence[NodeId],
         ref: SegmentRef,
         columns: Sequence[tuple[int, Column]],
+        room: Room | None,
         is_whole: bool,
     ) -> tuple[Numbers, Columns]:
-        from zkd.net.segment_reads import read_files
+        from zkd.net.segment_reads import own_room, read_files
 
         token = await self._token()
         files = _numbers(columns)
@@ -123,7 +132,9 @@ class Reading:
         async def ask(node: NodeId) -> tuple[Numbers, Columns]:
             address = scene.address(node)
             assert address is not None, "sources have one"
-            segment, read = await read_files(self._http, [address], token, ref, files, is_whole=is_whole)
+            segment, read = await read_files(
+                self._http, [address], token, ref, files, is_whole=is_whole, room=room or own_room
+            )
             return _arrays(segment, read, columns)
 
         return await first_good(sources, ask, self._pace, ref.size, f"segment {ref.id[:12]} of {ref.rows} rows")
@@ -134,16 +145,8 @@ def _numbers(columns: Sequence[tuple[int, Column]]) -> list[int]:
     return [0, *(number for number, _ in columns)]
 
 
-def _read(reader: SegmentReader, directory: Path, segment: Segment, number: int) -> bytearray:
-    """A file, compared as it is read."""
-    data = bytearray()
-    for block in range(len(segment.files[number].blocks)):
-        data += reader.block(number, block)
-    return data
-
-
 def _arrays(
-    segment: Segment, files: Mapping[int, bytes | bytearray | mmap], columns: Sequence[tuple[int, Column]]
+    segment: Segment, files: Mapping[int, memoryview | mmap], columns: Sequence[tuple[int, Column]]
 ) -> tuple[Numbers, Columns]:
     """The arrays in these files, whose bytes were compared."""
     from zkd.arrays import from_octets

@@ -16,8 +16,9 @@ from pathlib import Path
 from zkd.errors import DataDamaged, DataUnavailable
 from zkd.manifests import Segment, SegmentRef
 from zkd.net.places import place_of
-from zkd.net.segment_reads import FilesReading
+from zkd.net.segment_reads import FilesReading, Room, own_room
 from zkd.store import SegmentStore
+from zkd.store.packing import Packed
 from zkd.store.segment_checks import SegmentReader, read_json
 from zkd.store.segment_files import (
     HEAD_BYTES,
@@ -46,44 +47,49 @@ class Remote:
         self._place = place_of(url)
         self._threads = ThreadPoolExecutor(THREADS, "zkd-remote")
 
-    async def put(self, directory: Path, ref: SegmentRef) -> None:
-        """Put the segment in this directory there; it is there, whole, when this returns.
+    async def put(self, source: Path | Packed, ref: SegmentRef) -> None:
+        """Put the segment in this directory, or in memory, there; it is there, whole, when this returns.
 
         Raises `DataDamaged` if it is not what it should be, `DataUnavailable` if the place does not take it.
         """
         for attempt in range(TRIES):
             try:
-                await in_thread(self._threads, self._put, directory, ref)
+                await in_thread(self._threads, self._put, source, ref)
                 return
             except OSError as error:
                 if attempt == TRIES - 1:
                     raise self._away(ref, error) from None
                 await asyncio.sleep(PAUSE_S * 2**attempt)
 
-    def _put(self, directory: Path, ref: SegmentRef) -> None:
-        text = read_json(directory, ref.id)
-        segment = parse(text, ref.id)
+    def _put(self, source: Path | Packed, ref: SegmentRef) -> None:
+        text = source.text if isinstance(source, Packed) else read_json(source, ref.id)
+        segment = source.segment if isinstance(source, Packed) else parse(text, ref.id)
         head = packed_head(text)
         total = len(head) + size_of(segment)
 
-        def pieces() -> Iterator[bytes]:
+        def pieces() -> Iterator[bytes | memoryview]:
             yield head
-            with SegmentReader(directory, ref.id, segment) as reader:
-                for place in blocks(segment, len(head), 0, total):
-                    yield reader.read(place)
+            places = blocks(segment, len(head), 0, total)
+            if isinstance(source, Packed):
+                yield from map(source.read, places)
+                return
+            with SegmentReader(source, ref.id, segment) as reader:
+                yield from map(reader.read, places)
 
         self._place.put(ref.id, pieces())
         size = self._place.size(ref.id)
         if size != total:
             raise OSError(f"expected {total} bytes to lie there, got {size}")
 
-    async def read_files(self, ref: SegmentRef, files: Sequence[int]) -> tuple[Segment, dict[int, bytearray]]:
+    async def read_files(
+        self, ref: SegmentRef, files: Sequence[int], room: Room = own_room
+    ) -> tuple[Segment, dict[int, memoryview]]:
         """Some .npy files of a segment, as `zkd.net.segment_reads.read_files` gives them.
 
         Raises `DataUnavailable`, `DataDamaged`.
         """
         text, segment = await self._describe(ref)
-        reading = FilesReading(ref.id, segment, HEAD_BYTES + len(text), files)
+        reading = FilesReading(ref.id, segment, HEAD_BYTES + len(text), files, room)
         while (run := reading.missing()) is not None:
             async with aclosing(self._range(ref, *run)) as pieces:
                 await reading.take(pieces)

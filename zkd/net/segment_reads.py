@@ -7,7 +7,7 @@ checksum as it comes and each file with its digest at its end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp
 from blake3 import blake3
@@ -26,6 +26,13 @@ from zkd.store.segment_files import (
     short,
     size_of,
 )
+
+Room = Callable[[int], memoryview]
+
+
+def own_room(size: int) -> memoryview:
+    """Of which the kernel gives no more than is written to."""
+    return memoryview(bytearray(size))
 
 
 async def manifest(http: aiohttp.ClientSession, address: str, token: str, ref: SegmentRef) -> tuple[Segment, int]:
@@ -76,12 +83,13 @@ async def read_files(
     files: Sequence[int],
     *,
     is_whole: bool = False,
-) -> tuple[Segment, dict[int, bytearray]]:
+    room: Room = own_room,
+) -> tuple[Segment, dict[int, memoryview]]:
     """Some .npy files of a segment, by number (0: the rows' numbers, n: column n - 1), verified, in memory.
 
     Goes on at another node where one stops. Raises `DataUnavailable` with what each says. An address may be given
     more than once to be asked more than once. `is_whole` says that these are all its files, as far as is known: then
-    one question is enough.
+    one question is enough. They lie in what `room` gives for the size of each.
     """
     faults: list[str] = []
     reading: FilesReading | None = None
@@ -92,12 +100,12 @@ async def read_files(
                 async with opened(http, url, token, 0, None) as (content, size, total):
                     chunks = pieces(content, size)
                     text, rest = await _head(chunks, ref, total)
-                    reading = FilesReading(ref.id, _expected(text, ref), HEAD_BYTES + len(text), files)
+                    reading = FilesReading(ref.id, _expected(text, ref), HEAD_BYTES + len(text), files, room)
                     if len(files) == len(reading.segment.files):
                         await reading.take(_after(rest, chunks))
             elif reading is None:
                 segment, json_size = await manifest(http, address, token, ref)
-                reading = FilesReading(ref.id, segment, HEAD_BYTES + json_size, files)
+                reading = FilesReading(ref.id, segment, HEAD_BYTES + json_size, files, room)
             while (run := reading.missing()) is not None:
                 async with opened(http, url, token, *run) as (content, size, _):
                     await reading.take(pieces(content, size))
@@ -110,9 +118,12 @@ async def read_files(
 class FilesReading:
     """The files of a segment that are wanted, those that are here, and how far the one is that comes now."""
 
-    def __init__(self, segment_id: str, segment: Segment, head_bytes: int, files: Sequence[int]) -> None:
+    def __init__(
+        self, segment_id: str, segment: Segment, head_bytes: int, files: Sequence[int], room: Room = own_room
+    ) -> None:
         self.segment = segment
-        self.done: dict[int, bytearray] = {}
+        self.done: dict[int, memoryview] = {}
+        self._room = room
         self._id = segment_id
         self._wanted = sorted(set(files))
         if self._wanted and self._wanted[-1] >= len(segment.files):
@@ -124,8 +135,9 @@ class FilesReading:
 
     def _begin(self) -> None:
         """Turn to the next file."""
-        self._data = bytearray()
-        self._good = 0  # bytes of it that are right
+        self._data: memoryview | None = None
+        self._came = 0  # bytes of it,
+        self._good = 0  # and of those that are right
         self._digest = blake3()
 
     def missing(self) -> tuple[int, int] | None:
@@ -140,45 +152,51 @@ class FilesReading:
 
     async def take(self, chunks: AsyncIterator[bytes]) -> None:
         """Take the bytes of `missing`. Raises `DataDamaged`, and what `chunks` does: what was right before stays."""
-        del self._data[self._good :]
+        self._came = self._good
         pending: list[bytes] = []
         size = 0
         async for chunk in chunks:
             pending.append(chunk)
             size += len(chunk)
             if size >= MIB:
-                await asyncio.to_thread(self._add, b"".join(pending))
+                await asyncio.to_thread(self._add, pending)
                 pending, size = [], 0
-        await asyncio.to_thread(self._add, b"".join(pending))
+        await asyncio.to_thread(self._add, pending)
 
-    def _add(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            number = self._wanted[len(self.done)]
-            file = self.segment.files[number]
-            taken = rest[: file.size - len(self._data)]
-            self._data += taken
-            rest = rest[len(taken) :]
-            self._check(number)
-            if self._good == file.size:
-                if self._digest.hexdigest() != file.blake3:
-                    self._begin()
-                    raise DataDamaged(f"{short(self._id)}: {file_name(number)} has another digest")
-                self.done[number] = self._data
+    def _add(self, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                rest = self._add_to_file(self._wanted[len(self.done)], rest)
+
+    def _add_to_file(self, number: int, data: memoryview) -> memoryview:
+        """Take what belongs to this file; what does not."""
+        file = self.segment.files[number]
+        if self._data is None:
+            self._data = self._room(file.size)
+        taken = data[: file.size - self._came]
+        self._data[self._came : self._came + len(taken)] = taken
+        self._came += len(taken)
+        self._check(number, self._data)
+        if self._good == file.size:
+            if self._digest.hexdigest() != file.blake3:
                 self._begin()
+                raise DataDamaged(f"{short(self._id)}: {file_name(number)} has another digest")
+            self.done[number] = self._data
+            self._begin()
+        return data[len(taken) :]
 
-    def _check(self, number: int) -> None:
+    def _check(self, number: int, data: memoryview) -> None:
         """Check the blocks that are complete."""
         file = self.segment.files[number]
-        with memoryview(self._data) as view:
-            while self._good < file.size:
-                stop = min(self._good + BLOCK_BYTES, file.size)
-                if stop > len(view):
-                    return
-                with view[self._good : stop] as block:
-                    if xxh3_64_intdigest(block) != file.blocks[self._good // BLOCK_BYTES]:
-                        raise DataDamaged(f"{short(self._id)}: {file_name(number)} has another checksum")
-                    if not self._good and not bytes(block[:16384]).startswith(header_of(self.segment, number)[:16384]):
-                        raise DataDamaged(f"{short(self._id)}: {file_name(number)}: expected its .npy header")
-                    self._digest.update(block)
-                self._good = stop
+        while self._good < file.size:
+            stop = min(self._good + BLOCK_BYTES, file.size)
+            if stop > self._came:
+                return
+            block = data[self._good : stop]
+            if xxh3_64_intdigest(block) != file.blocks[self._good // BLOCK_BYTES]:
+                raise DataDamaged(f"{short(self._id)}: {file_name(number)} has another checksum")
+            if not self._good and block[: len(header := header_of(self.segment, number))] != header:
+                raise DataDamaged(f"{short(self._id)}: {file_name(number)}: expected its .npy header")
+            self._digest.update(block)
+            self._good = stop

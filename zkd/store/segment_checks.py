@@ -124,17 +124,35 @@ class SegmentReader:
 
     def block(self, number: int, index: int) -> bytes:
         """Block `index` of file `number`. Raises as `check`."""
-        file, what = self._segment.files[number], file_name(number)
+        opened, size = self._opened(number), self._segment.files[number].size
         offset = index * BLOCK_BYTES
-        opened = self._open(number)
-        if opened.stat.st_size != file.size:
-            raise DataDamaged(f"{short(self._id)}: {what}: expected {file.size} bytes, got {opened.stat.st_size}")
-        data = opened.read(offset, min(BLOCK_BYTES, file.size - offset))
+        data = opened.read(offset, min(BLOCK_BYTES, size - offset))
+        self._check(number, index, memoryview(data))
+        return data
+
+    def fill(self, number: int, into: memoryview) -> None:
+        """Put all of a file there, which has room for just that. Raises `check`."""
+        opened = self._opened(number)
+        for index in range(len(self._segment.files[number].blocks)):
+            offset = index * BLOCK_BYTES
+            block = into[offset : offset + BLOCK_BYTES]
+            opened.read_into(offset, block)
+            self._check(number, index, block)
+
+    def _opened(self, number: int) -> _Opened:
+        """The file, which is as long as it should be."""
+        opened, size = self._open(number), self._segment.files[number].size
+        if opened.stat.st_size != size:
+            what = file_name(number)
+            raise DataDamaged(f"{short(self._id)}: {what}: expected {size} bytes, got {opened.stat.st_size}")
+        return opened
+
+    def _check(self, number: int, index: int, data: memoryview) -> None:
+        file, what = self._segment.files[number], file_name(number)
         if xxh3_64_intdigest(data) != file.blocks[index]:
             raise DataDamaged(f"{short(self._id)}: {what}: block {index} has another checksum")
-        if index == 0 and not data.startswith(header_of(self._segment, number)):
+        if index == 0 and data[: len(header := header_of(self._segment, number))] != header:
             raise DataDamaged(f"{short(self._id)}: {what}: expected the .npy header of its column")
-        return data
 
     def _open(self, number: int) -> _Opened:
         if self._file is None or self._number != number:
@@ -189,6 +207,17 @@ class _Opened:
         except OSError as error:
             raise _judged(error, self._id, self._name) from None
         return data
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """As many bytes as have room there, or `DataDamaged`."""
+        try:
+            while into:
+                size = os.preadv(self._fd, [into], offset)
+                if not size:
+                    raise DataDamaged(f"{short(self._id)}: {self._name} ends too early")
+                into, offset = into[size:], offset + size
+        except OSError as error:
+            raise _judged(error, self._id, self._name) from None
 
 
 def _judged(error: OSError, segment_id: str, name: str) -> Exception:

@@ -4,15 +4,17 @@ A batch is cut into chunks that fit the processor's cache, each chunk is sorted 
 integers) and kept whole: a part is a slice of every chunk. Gathering from the whole of a large array instead takes
 ten times as long. When the chunks have `buffer_bytes`, they go to a file, part after part.
 
-Memory stays below `buffer_bytes`, one batch of the caller's, one chunk (CHUNK_BYTES and what sorting takes), and
-PIECE_BYTES for each part that is being read. Files take as much room as the rows do.
+Memory stays below `buffer_bytes`, one batch of the caller's, a chunk for each of THREADS (CHUNK_BYTES and what sorting
+takes), and PIECE_BYTES for each part that is being read. Files take as much room as the rows do.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ from zkd.tables.columns import Columns, checked, described, joined, refuse_bad_k
 from zkd.tables.hashing import hash_column, part_numbers
 
 CHUNK_ROWS = 1 << 17
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
+THREADS = 4  # chunks that are sorted at the same time, or as many as there are processors
+ALIGNMENT = 64  # of an array in a chunk
 PIECE_BYTES = 4 * 2**20
 ROW_NUMBER = Column("", "<i8")
 ROW_NUMBER_BYTES = 8
@@ -112,12 +116,19 @@ class Partition:
         count = len(next(iter(columns.values())))
         chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (row_bytes(wanted) + ROW_NUMBER_BYTES)))
         # Bad keys are found before anything of the batch is kept.
-        numbers = [
-            self._part_numbers(columns, start, min(start + chunk_rows, count)) for start in range(0, count, chunk_rows)
-        ]
-        self.columns, first = wanted, self.rows
-        for parts in numbers:
-            self._add_chunk(columns, self.rows - first, parts)
+        cuts = [(start, min(start + chunk_rows, count)) for start in range(0, count, chunk_rows)]
+        numbers = [self._part_numbers(columns, start, stop) for start, stop in cuts]
+        self.columns, first = wanted, self._first_row + self.rows
+        sort = partial(_sorted, columns, [column.name for column in wanted], self.parts, first)
+        threads = min(THREADS, os.cpu_count() or 1, len(cuts))
+        if threads < 2:
+            for cut, parts in zip(cuts, numbers, strict=True):
+                self._keep(sort(cut, parts))
+            return count
+        with ThreadPoolExecutor(threads, "zkd-sort") as pool:
+            for at in range(0, len(cuts), threads):  # no further ahead of what may have to be spilled
+                for chunk in list(pool.map(sort, cuts[at : at + threads], numbers[at : at + threads])):
+                    self._keep(chunk)
         return count
 
     def _part_numbers(self, columns: Columns, start: int, stop: int) -> Array:
@@ -128,17 +139,9 @@ class Partition:
         where = f"column {self._key!r}" if self._key is not None else "key"
         return part_numbers(hash_column(keys, first_row=self._first_row + self.rows + start, where=where), self.parts)
 
-    def _add_chunk(self, columns: Columns, start: int, parts: Array) -> None:
-        stop = start + len(parts)
-        order = np.argsort(parts, kind="stable")
-        counts = np.bincount(parts, minlength=self.parts)
-        arrays: list[Array] = [order + (self._first_row + self.rows)]
-        for column in self.columns:
-            values = columns[column.name][start:stop].take(order, axis=0)
-            arrays.append(values.astype(stored_dtype(values.dtype), copy=False))
-        chunk = _Chunk(arrays, [0, *np.cumsum(counts).tolist()])
-        self.counts += counts
-        self.rows += len(parts)
+    def _keep(self, chunk: _Chunk) -> None:
+        self.counts += np.diff(chunk.bounds)
+        self.rows += chunk.bounds[-1]
         self._chunks.append(chunk)
         self._buffered += chunk.size
         if self._buffered >= self._buffer_bytes:
@@ -154,6 +157,20 @@ class Partition:
         """The bytes of `pieces`, for a file."""
         return [map(octets, pieces) for pieces in self.pieces(part)]
 
+    def fill(self, part: int, number: int, into: memoryview) -> None:
+        """Put the bytes of `buffers(part)[number]` there, which are as many."""
+        if not into:  # rows of nothing
+            return
+        column = self._all[number]
+        array = np.frombuffer(into, column.dtype).reshape(-1, *column.shape)
+        at = 0
+        for piece in self._spilled(part, number):
+            array[at : at + len(piece)] = piece
+            at += len(piece)
+        slices = self._slices(part, number)
+        if slices:
+            np.concatenate(slices, out=array[at:])
+
     def whole(self, part: int) -> list[Array]:
         """`pieces`, each as one array."""
         return [
@@ -166,12 +183,10 @@ class Partition:
 
     def _pieces(self, part: int, index: int) -> Iterator[Array]:
         column = self._all[index]
-        for run in self._runs:
-            yield from _read(run, part, index, column)
+        yield from self._spilled(part, index)
         together: list[Array] = []
         size = 0
-        for chunk in self._chunks:
-            piece = chunk.arrays[index][chunk.bounds[part] : chunk.bounds[part + 1]]
+        for piece in self._slices(part, index):
             together.append(piece)
             size += piece.nbytes
             if size >= PIECE_BYTES:
@@ -179,6 +194,14 @@ class Partition:
                 together, size = [], 0
         if size:
             yield _concatenated(together, column)
+
+    def _spilled(self, part: int, index: int) -> Iterator[Array]:
+        for run in self._runs:
+            yield from _read(run, part, index, self._all[index])
+
+    def _slices(self, part: int, index: int) -> list[Array]:
+        """The rows of a part that were not spilled, chunk by chunk."""
+        return [chunk.arrays[index][chunk.bounds[part] : chunk.bounds[part + 1]] for chunk in self._chunks]
 
     # --- More than memory holds ---------------------------------------------------------------------------
 
@@ -213,6 +236,34 @@ class Partition:
                     together, size = [], 0
         if together:
             yield _concatenated(together, column)
+
+
+def _sorted(columns: Columns, names: Sequence[str], parts: int, first: int, cut: tuple[int, int], of: Array) -> _Chunk:
+    """The rows from `cut` to `cut`, by the part that each is `of`; the first of the batch has the number `first`."""
+    start, stop = cut
+    order = np.argsort(of, kind="stable")
+    values = [columns[name][start:stop] for name in names]
+    # One block of memory: several MiB at once are had for a third of what many small ones cost.
+    places, size = [], _aligned(ROW_NUMBER_BYTES * len(order))
+    for array in values:
+        places.append(size)
+        size += _aligned(array.nbytes)
+    block = np.empty(size, np.uint8)
+    numbers = block[: ROW_NUMBER_BYTES * len(order)].view(np.int64)
+    np.add(order, first + start, out=numbers)
+    arrays: list[Array] = [numbers]
+    for array, at in zip(values, places, strict=True):
+        wanted = stored_dtype(array.dtype)
+        if wanted != array.dtype or not array.nbytes:
+            arrays.append(array.take(order, axis=0).astype(wanted, copy=False))
+            continue
+        into = block[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+        arrays.append(array.take(order, axis=0, out=into, mode="clip"))  # with "raise" numpy would copy it once more
+    return _Chunk(arrays, [0, *np.cumsum(np.bincount(of, minlength=parts)).tolist()])
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _read(run: _Run, part: int, index: int, column: Column) -> Iterator[Array]:
