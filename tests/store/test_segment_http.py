@@ -22,7 +22,8 @@ from zkd.net import bodies, segments
 from zkd.net.fetch import session
 from zkd.net.segment_reads import read_files
 from zkd.net.segments import fetch, push, verify
-from zkd.store import SegmentStore
+from zkd.store import SegmentStore, segment_files
+from zkd.store.packing import pack, room_bytes
 
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -55,6 +56,25 @@ async def test_a_segment_goes_to_a_node_and_from_it_to_another(
     assert await got(other, made.id) == made.packed
     assert await verify(http, node.address, TOKEN, made.id, 10)
     assert not await verify(http, node.address, TOKEN, "0" * 64, 10)
+
+
+async def test_what_lies_in_memory_is_sent_as_what_lies_in_a_directory(
+    node: Serving, http: aiohttp.ClientSession, made: Made
+) -> None:
+    columns = segment_files.parse(made.files["segment.json"], made.id).columns
+    names = ["rows.npy", "0.npy", "1.npy", "2.npy"]
+    headers = [len(segment_files.npy_header(each, made.ref.rows)) for each in (segment_files.ROWS, *columns)]
+
+    def fill(number: int, into: memoryview) -> None:
+        into[:] = made.files[names[number]][headers[number] :]
+
+    room = memoryview(bytearray(b"?" * room_bytes(made.ref.rows, columns)))
+    packed = pack(room, made.ref.rows, columns, fill)
+    assert (packed.ref, packed.text) == (made.ref, made.files["segment.json"])
+    begun = made.packed[: len(made.head) + BLOCK + 5]  # it goes on in the middle of a file
+    await node.store.receive(made.id, 0, len(made.packed), in_pieces(begun))
+    assert await push(http, node.address, TOKEN, packed, packed.ref)
+    assert await got(node.store, made.id) == made.packed
 
 
 async def test_all_of_it_asks_for_the_token(node: Serving, http: aiohttp.ClientSession, made: Made) -> None:

@@ -1,7 +1,7 @@
 """Sends the parts of a new version to the nodes they belong to, until each has its quorum of durable copies.
 
-A part's segment is made as files in memory, or in $TMPDIR if it is large, sent to all of its homes at the same time and
-removed. A node that refuses, stalls or goes away is left out from then on, and the next one that would have the part
+A part's segment is made in memory, or as files in $TMPDIR if it is large, sent to all of its homes at the same time and
+forgotten. A node that refuses, stalls or goes away is left out from then on, and the next one that would have the part
 takes its place. When the quorum is there, the slower copies get a little time; what is missing then nodes fetch from
 each other.
 """
@@ -9,13 +9,15 @@ each other.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +33,13 @@ if TYPE_CHECKING:
     from zkd.manifests import SegmentRef
     from zkd.net.remote import Remote
     from zkd.paths import NodeId
+    from zkd.store.packing import Packed
     from zkd.tables.partition import Partition
 
 # Parts on their way at the same time: a node syncs many together at the price of one.
 PARTS_AT_ONCE = 16
 PARTS_AT_ONCE_MIN = 2
 IN_FLIGHT_BYTES = 64 * 2**20  # of all of them together, as long as two are less
-# Files that live for a second are better in memory than on a disk, where making one costs more than its bytes.
-MEMORY = Path("/dev/shm")
-MEMORY_SHARE = 8  # of what is free there no more than one in so many is taken
 SLOW_S = 5.0  # a copy that takes longer, and longer than others do, is sent to another node, too
 LATE_S = 1.0  # after the quorum, and twice the time that the quorum took
 
@@ -92,17 +92,19 @@ class Sending:
         self._out: dict[NodeId, str] = {}  # nodes that failed, and how
         self._slow: set[NodeId] = set()  # nodes that are asked last
         self._homes: tuple[tuple[frozenset[NodeId], ...], Homes] | None = None
+        self._rooms: Rooms | None = None  # None: parts are too large to lie in memory
         self._parts_done = self._bytes_done = 0
 
     async def run(self) -> Parts:
         """Send all parts; their segments. `DataUnavailable` when one cannot have its quorum."""
-        from zkd.tables.columns import row_bytes
-        from zkd.tables.partition import ROW_NUMBER_BYTES
+        from zkd.store.packing import room_bytes
 
         partition = self._partition
         refs: list[tuple[SegmentRef, ...]] = [()] * partition.parts
-        largest = int(partition.counts.max()) * (row_bytes(partition.columns) + ROW_NUMBER_BYTES)
-        at_once = max(PARTS_AT_ONCE_MIN, min(PARTS_AT_ONCE, IN_FLIGHT_BYTES // max(1, largest)))
+        largest = room_bytes(int(partition.counts.max()), partition.columns)
+        at_once = max(PARTS_AT_ONCE_MIN, min(PARTS_AT_ONCE, IN_FLIGHT_BYTES // largest))
+        if at_once * largest <= 2 * IN_FLIGHT_BYTES:
+            self._rooms = Rooms(largest)
         turns = asyncio.Semaphore(at_once)
 
         async def one(part: int, directory: Path) -> None:
@@ -111,9 +113,8 @@ class Sending:
             finally:
                 turns.release()
 
-        where = _in_memory(at_once * largest) or self._directory
         try:
-            with tempfile.TemporaryDirectory(prefix="zkd-", dir=where) as temporary:
+            with tempfile.TemporaryDirectory(prefix="zkd-", dir=self._directory) as temporary:
                 async with asyncio.TaskGroup() as tasks:
                     for part in range(partition.parts):
                         if partition.counts[part]:
@@ -129,18 +130,28 @@ class Sending:
             self._tell(Progress(self._partition.rows, filled, self._parts_done, self._bytes_done))
 
     async def _part(self, part: int, directory: Path) -> SegmentRef:
-        try:
-            ref = await asyncio.to_thread(self._write, part, directory)
-            if self._remote is not None:
-                await self._remote.put(directory, ref)
-            else:
-                await self._send(part, directory, ref)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        if self._rooms is not None:
+            room = self._rooms.take()
+            packed = await asyncio.to_thread(self._pack, part, room)
+            ref = packed.ref
+            if await self._bring(part, packed, ref):
+                self._rooms.give_back(room)
+        else:
+            try:
+                ref = await asyncio.to_thread(self._write, part, directory)
+                await self._bring(part, directory, ref)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         self._parts_done += 1
         self._bytes_done += ref.size
         self.tell()
         return ref
+
+    def _pack(self, part: int, room: memoryview) -> Packed:
+        from zkd.store.packing import pack
+
+        partition = self._partition
+        return pack(room, int(partition.counts[part]), partition.columns, partial(partition.fill, part))
 
     def _write(self, part: int, directory: Path) -> SegmentRef:
         from zkd.store.segment_files import write
@@ -148,18 +159,26 @@ class Sending:
         partition = self._partition
         return write(directory, int(partition.counts[part]), partition.columns, partition.buffers(part))
 
+    async def _bring(self, part: int, source: Path | Packed, ref: SegmentRef) -> bool:
+        """Bring it to where it belongs; whether nobody reads `source` any more."""
+        if self._remote is not None:
+            await self._remote.put(source, ref)
+            return True
+        return await self._send(part, source, ref)
+
     # --- Copies -------------------------------------------------------------------------------------------
 
-    async def _send(self, part: int, directory: Path, ref: SegmentRef) -> None:
+    async def _send(self, part: int, source: Path | Packed, ref: SegmentRef) -> bool:
         wanted = quorum(self._replicas)
         now = time.monotonic
         began = now()
         answers: asyncio.Queue[tuple[NodeId, str | None]] = asyncio.Queue()
         asked: set[NodeId] = set()
         good = in_flight = 0
+        is_over = True  # for all whom it was sent to: what was cut short may lie in a socket's queue
 
         async def one(node: NodeId) -> None:
-            answers.put_nowait((node, await self._copy(node, directory, ref)))
+            answers.put_nowait((node, await self._copy(node, source, ref)))
 
         async with asyncio.TaskGroup() as tasks:
             running: dict[NodeId, asyncio.Task[None]] = {}
@@ -187,6 +206,7 @@ class Sending:
                     ):  # frozen, say: its session is over, and others count on that
                         running.pop(gone).cancel()
                         in_flight -= 1
+                        is_over = False
                         self._out[gone] = "it is gone"
                     continue
                 if node not in running:
@@ -201,6 +221,8 @@ class Sending:
                         break
                 else:
                     self._out[node] = fault
+                    is_over = False
+            is_over = is_over and not running
             for task in running.values():
                 task.cancel()
         if good < wanted:
@@ -209,6 +231,7 @@ class Sending:
                 f"{self._name}: part {part} has {good} durable cop{'y' if good == 1 else 'ies'} of the {wanted} that "
                 f"it needs to be seen: {told}"
             )
+        return is_over
 
     async def _here(self) -> Collection[NodeId]:
         try:
@@ -232,7 +255,7 @@ class Sending:
             self._homes = (without, [tuple(dict.fromkeys(chain(*each))) for each in zip(*orders, strict=True)])
         return [node for node in self._homes[1][part] if node not in asked][:count]
 
-    async def _copy(self, node: NodeId, directory: Path, ref: SegmentRef) -> str | None:
+    async def _copy(self, node: NodeId, source: Path | Packed, ref: SegmentRef) -> str | None:
         """Why this node has no copy, or None when it has."""
         from zkd.net.segments import push
 
@@ -240,17 +263,27 @@ class Sending:
         if address is None:
             return "it serves no data"
         try:
-            await push(self._http, address, self._token, directory, ref)
+            await push(self._http, address, self._token, source, ref)
         except (DataUnavailable, DataDamaged) as error:
             return str(error)
         return None
 
 
-def _in_memory(size: int) -> Path | None:
-    """A file system in memory that has room for so much and a good deal more; None if there is none."""
-    try:
-        found = os.statvfs(MEMORY)
-    except OSError:
-        return None
-    is_roomy = found.f_bavail * found.f_frsize >= MEMORY_SHARE * size
-    return MEMORY if is_roomy and size <= 2 * IN_FLIGHT_BYTES and os.access(MEMORY, os.W_OK | os.X_OK) else None
+class Rooms:
+    """Memory for segments on their way, used again and again: to have it for the first time costs as much as to fill it
+    thrice."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        if self._free:
+            return self._free.pop()
+        room = mmap(-1, self._size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without
+            room.madvise(MADV_HUGEPAGE)
+        return memoryview(room)
+
+    def give_back(self, room: memoryview) -> None:
+        self._free.append(room)

@@ -26,7 +26,7 @@ S3_CONFIG = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts
 
 
 class Place(Protocol):
-    def put(self, name: str, pieces: Iterable[bytes]) -> None: ...
+    def put(self, name: str, pieces: Iterable[bytes | memoryview]) -> None: ...
 
     def get(self, name: str, start: int, stop: int) -> bytes: ...
 
@@ -59,7 +59,7 @@ class Directory:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def put(self, name: str, pieces: Iterable[bytes]) -> None:
+    def put(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         self._path.mkdir(parents=True, exist_ok=True)
         half_written = self._path / f".{name}.{os.urandom(4).hex()}.tmp"
         fd = os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -109,7 +109,7 @@ class Bucket:
             skip_instance_cache=True,  # the next one may have other keys
         )
 
-    def put(self, name: str, pieces: Iterable[bytes]) -> None:
+    def put(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         with _told_as(self._faults):
             # Nothing has this name before `commit`, also when the pieces end in an exception.
             file = self._fs.open(f"{self._path}/{name}", "wb", block_size=UPLOAD_BYTES, autocommit=False)

@@ -19,10 +19,12 @@ from zkd.errors import DataDamaged, DataUnavailable
 from zkd.manifests import Segment, SegmentRef
 from zkd.net.bodies import Refused, Stopped, answered, bearer, opened, pieces, words_of
 from zkd.store import SegmentStore
+from zkd.store.packing import Packed
 from zkd.store.segment_checks import SegmentReader, read_json
 from zkd.store.segment_files import (
     HEAD_BYTES,
     SEGMENT_JSON_BYTES_MAX,
+    Block,
     blocks,
     packed_head,
     parse,
@@ -51,20 +53,29 @@ class _Good(msgspec.Struct):
 
 
 async def push(
-    http: aiohttp.ClientSession, address: str, token: str, directory: Path, ref: SegmentRef, pace: Pace | None = None
+    http: aiohttp.ClientSession,
+    address: str,
+    token: str,
+    source: Path | Packed,
+    ref: SegmentRef,
+    pace: Pace | None = None,
 ) -> bool:
     """Have the node keep this segment: it is there, verified and durable, when this returns. False: it was before.
 
-    Raises `DataUnavailable` with what the node says; `DataDamaged` if what lies in `directory` is not the segment.
-    `pace` is awaited with the bytes of each block before it is sent.
+    `source` is its directory, or where it lies in memory. Raises `DataUnavailable` with what the node says;
+    `DataDamaged` if what lies in the directory is not the segment. `pace` is awaited with the bytes of each block
+    before it is sent.
     """
-    text, segment = await asyncio.to_thread(_described, directory, ref)
+    if isinstance(source, Packed):
+        text, segment = source.text, source.segment
+    else:
+        text, segment = await asyncio.to_thread(_described, source, ref)
     head = packed_head(text)
     total = len(head) + size_of(segment)
     url = f"{address}/v1/segments/{ref.id}"
     start = idle = 0
     while True:
-        sending = _Sending(directory, ref.id, segment, head, start, total, pace)
+        sending = _Sending(source, ref.id, segment, head, start, total, pace)
         try:
             status, words = await _put(http, url, token, sending)
         except (aiohttp.ClientError, TimeoutError, OSError, Stopped) as error:
@@ -99,7 +110,14 @@ class _Sending:
     """A body: the packed segment from some byte on. Keeps what went wrong with our own files."""
 
     def __init__(
-        self, directory: Path, segment_id: str, segment: Segment, head: bytes, start: int, total: int, pace: Pace | None
+        self,
+        source: Path | Packed,
+        segment_id: str,
+        segment: Segment,
+        head: bytes,
+        start: int,
+        total: int,
+        pace: Pace | None,
     ) -> None:
         self.start = start
         self.total = total
@@ -108,27 +126,34 @@ class _Sending:
         self._head = head
         self._segment = segment
         self._pace = pace
-        self._directory = directory
+        self._source = source
         self._id = segment_id
 
-    async def body(self) -> AsyncGenerator[bytes]:
+    async def body(self) -> AsyncGenerator[bytes | memoryview]:
         """Owned by aiohttp, which closes it in a task of its own if that was not read to the end."""
-        loop = asyncio.get_running_loop()
         if self.start < len(self._head):
             yield self._head[self.start :]
         wanted = blocks(self._segment, len(self._head), self.start, self.total)
+        if isinstance(self._source, Packed):
+            for place in wanted:
+                yield await self._next(place, self._source.read(place))
+            return
         try:
-            with SegmentReader(self._directory, self._id, self._segment) as reader:
+            with SegmentReader(self._source, self._id, self._segment) as reader:
                 async with aclosing(one_ahead(None, wanted, reader.read)) as read:
                     async for place, data in read:
-                        if self._pace is not None:
-                            await self._pace(place.size)
-                        if self.patience is not None and not self.patience.expired():
-                            self.patience.reschedule(loop.time() + ANSWER_S)
-                        yield data[max(0, self.start - place.start) :]
+                        yield await self._next(place, memoryview(data))
         except DataDamaged as error:
             self.fault = error
             raise
+
+    async def _next(self, place: Block, data: memoryview) -> memoryview:
+        """What of this block is to be sent, when it may be."""
+        if self._pace is not None:
+            await self._pace(place.size)
+        if self.patience is not None and not self.patience.expired():
+            self.patience.reschedule(asyncio.get_running_loop().time() + ANSWER_S)
+        return data[max(0, self.start - place.start) :]
 
 
 async def _put(http: aiohttp.ClientSession, url: str, token: str, sending: _Sending) -> tuple[int, str]:

@@ -42,7 +42,7 @@ _DTYPE = re.compile(
     r"(?:\|(?P<bytes>[biu]1|[SV][1-9][0-9]{0,8})|<(?P<words>[iu][248]|f[248]|f16|c8|c16|c32|U[1-9][0-9]{0,8})"
     r"|<[mM]8(?P<unit>\[[1-9]?[0-9]{0,8}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)\Z"
 )
-_ROWS = Column("", "<i8")
+ROWS = Column("", "<i8")  # the file of the rows' numbers, as if it were a column
 _GROWTH_DIGITS = 21  # numpy leaves room in a header for a first axis that grows to so many digits
 _ALIGNMENT = 64
 _DIMENSIONS_MAX = 64  # numpy's own limit
@@ -93,7 +93,7 @@ def _make_sense(segment: Segment, segment_id: str) -> None:
     expect(len(segment.columns) <= COLUMNS_MAX, f"expected at most {COLUMNS_MAX} columns")
     expect(len({column.name for column in segment.columns}) == len(segment.columns), "a column twice")
     expect(len(segment.files) == 1 + len(segment.columns), f"expected {1 + len(segment.columns)} files")
-    for number, (column, file) in enumerate(zip([_ROWS, *segment.columns], segment.files, strict=True)):
+    for number, (column, file) in enumerate(zip([ROWS, *segment.columns], segment.files, strict=True)):
         name = file_name(number)
         try:
             size = npy_size(column, segment.rows)
@@ -183,7 +183,7 @@ def npy_size(column: Column, rows: int) -> int:
 
 def header_of(segment: Segment, number: int) -> bytes:
     """How the file of this number has to begin: 0 is rows.npy, 1 the first column."""
-    return npy_header(_ROWS if number == 0 else segment.columns[number - 1], segment.rows)
+    return npy_header(ROWS if number == 0 else segment.columns[number - 1], segment.rows)
 
 
 # --- Making one -------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def write(
     """
     directory.mkdir()
     files = []
-    for number, (column, pieces) in enumerate(zip([_ROWS, *columns], values, strict=True)):
+    for number, (column, pieces) in enumerate(zip([ROWS, *columns], values, strict=True)):
         files.append(_write_npy(directory / file_name(number), column, rows, pieces, durable))
     return _finish(directory, Segment(rows, list(columns), files), durable)
 
@@ -210,17 +210,23 @@ def build(directory: Path, rows: int, columns: Sequence[Column], *, durable: boo
     `DataDamaged` if one is not what the column says.
     """
     files = []
-    for number, column in enumerate([_ROWS, *columns]):
+    for number, column in enumerate([ROWS, *columns]):
         files.append(_read_npy(directory / file_name(number), column, rows, durable))
     return _finish(directory, Segment(rows, list(columns), files), durable)
 
 
-def _finish(directory: Path, segment: Segment, durable: bool) -> SegmentRef:
+def sealed(segment: Segment) -> tuple[SegmentRef, bytes]:
+    """What a manifest lists of this segment, and its segment.json."""
     text = _encode(segment)
     segment_id = blake3(text).hexdigest()
     if len(text) > SEGMENT_JSON_BYTES_MAX:
         raise ValueError(f"expected a segment of at most {SEGMENT_JSON_BYTES_MAX} bytes of {SEGMENT_JSON}")
     _make_sense(segment, segment_id)
+    return SegmentRef(segment_id, segment.rows, size_of(segment)), text
+
+
+def _finish(directory: Path, segment: Segment, durable: bool) -> SegmentRef:
+    ref, text = sealed(segment)
     with (directory / SEGMENT_JSON).open("xb") as file:
         file.write(text)
         if durable:
@@ -228,7 +234,7 @@ def _finish(directory: Path, segment: Segment, durable: bool) -> SegmentRef:
             os.fsync(file.fileno())
     if durable:
         sync_directory(directory)
-    return SegmentRef(segment_id, segment.rows, size_of(segment))
+    return ref
 
 
 def _write_npy(path: Path, column: Column, rows: int, pieces: Iterable[Buffer], durable: bool) -> SegmentFile:
