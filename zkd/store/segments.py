@@ -210,12 +210,12 @@ class SegmentStore:
             await in_thread(self._io, self._make_room, total - start)
             try:
                 await self._feed(intake, segment_id, total, chunks)
-                if intake.received != intake.total:
-                    return False
-                await self._keep(intake, intake.finish)
             finally:
-                await in_thread(self._io, intake.pause)
-            await in_thread(self._io, self._settle, segment_id)
+                if intake.received != intake.total:
+                    await in_thread(self._io, intake.pause)
+            if intake.received != intake.total:
+                return False
+            await in_thread(self._io, self._complete, intake, segment_id)
             self._intakes.pop(segment_id, None)
             self._ids[segment_id] = object()
         self.changed(segment_id)
@@ -258,6 +258,14 @@ class SegmentStore:
             if ("receive", other) not in self._locks:  # nobody uses it
                 del self._intakes[other]
         return intake
+
+    def _complete(self, intake: Intake, segment_id: str) -> None:
+        try:
+            intake.finish()
+        except OSError:
+            intake.discard()  # after a failed sync nobody knows what was written
+            raise
+        self._settle(segment_id)
 
     def _settle(self, segment_id: str) -> None:
         """What arrived is durable: let it be here, and make that durable."""
@@ -435,7 +443,8 @@ def _expect_id(segment_id: str) -> None:
 
 
 def _feed(intake: Intake, pieces: list[bytes]) -> None:
-    intake.feed(memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+    for piece in pieces:
+        intake.feed(memoryview(piece))
 
 
 def _advance(steps: Iterator[int]) -> int:
