@@ -119,14 +119,14 @@ class Links:
 
     async def run(self) -> None:
         """Ends only by cancellation."""
-        try:
-            async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
+            try:
                 while True:
                     self._wake.clear()
                     self._follow(group)
                     await self._wake.wait()  # unbounded: nodes come and go when they like
-        finally:
-            self._is_over = True
+            finally:
+                self._is_over = True
 
     def _follow(self, group: asyncio.TaskGroup) -> None:
         if self._context is None:
