@@ -137,7 +137,7 @@ class JobCoordinator:
         self._saved: bytes | None = None  # the last that the brain gave
         self._checkpoint: FileRef | None = seat.state.checkpoint
         self._saves_at = 0.0
-        self._is_keeping = False
+        self._keeping: asyncio.Task[None] | None = None
         self._site: Site | None = None
         self._group: asyncio.TaskGroup
         self.telling = Telling()
@@ -208,6 +208,7 @@ class JobCoordinator:
             if self._has_lost:
                 raise Deposed
             now = self._turn()
+            await self._stop_keeping()
             if now is Turn.END:
                 await self._seat.remove()
                 self._log.info("job.removed")
@@ -224,6 +225,7 @@ class JobCoordinator:
                 last, end = self._failed(str(error)), Round(ended="failed")
             finally:
                 self._scope = None
+            await self._stop_keeping()
             # Not to be interrupted: whoever wants something else of the job wants it of its next coordinator.
             await self._seat.leave(last)
             state = self._seat.state
@@ -380,7 +382,11 @@ class JobCoordinator:
                 if question.context != self._context:
                     self._context = question.context
                     self._links.tell(Context(self._site_name(), list(question.columns)), bytes(frame.bodies[1]))
-                if question.phase in SAVED_IN and self._now() >= self._saves_at and not self._is_keeping:
+                if (
+                    question.phase in SAVED_IN
+                    and self._now() >= self._saves_at
+                    and (self._keeping is None or self._keeping.done())
+                ):
                     self._saves_at = self._now() + self._means.settings().checkpoint_s
                     brain.send("save")
                 answers = await self._gathered(bytes(frame.bodies[0]))
@@ -480,8 +486,7 @@ class JobCoordinator:
     def _keep_later(self, data: bytes, number: int) -> None:
         """Keep a checkpoint while rounds go on."""
         self._saved = data
-        self._is_keeping = True
-        self._group.create_task(self._keep_beside(data, number))
+        self._keeping = self._group.create_task(self._keep_beside(data, number))
 
     async def _keep_beside(self, data: bytes, number: int) -> None:
         try:
@@ -491,8 +496,13 @@ class JobCoordinator:
         except Deposed:
             self._has_lost = True
             self._interrupt()
-        finally:
-            self._is_keeping = False
+
+    async def _stop_keeping(self) -> None:
+        """What is kept from now on is newer."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+            self._keeping = None
 
     async def _keep(self, data: bytes, number: int) -> None:
         """On enough nodes first, then in the state. Raises `DataUnavailable`, `Deposed`."""

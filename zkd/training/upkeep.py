@@ -89,6 +89,7 @@ class Upkeep:
         self._wake = asyncio.Event()
         self._dirty: set[JobId] = set()
         self._known: dict[JobId, Known] = {}
+        self._gone: set[JobId] = set()  # without a doubt
         self._here: list[NodeId] = []
         self._here_at = -math.inf
         self._missed_since: dict[Key, float] = {}
@@ -156,7 +157,9 @@ class Upkeep:
                 raise
             for job_id, got in zip(some, found, strict=True):
                 if isinstance(got, NoNode):
-                    self._forgotten(job_id)
+                    self._known.pop(job_id, None)
+                    if job_id in local:
+                        await self._doubt(job_id)
                 elif not isinstance(got, ZooKeeperError):
                     self._state_read(job_id, got.data, got.stat.mzxid)
 
@@ -170,22 +173,28 @@ class Upkeep:
             known.state = codec.decode(text, JobState)
             known.pointed |= {ref.id for ref in known.refs()}
 
-    def _forgotten(self, job_id: JobId) -> None:
-        known = self._known.get(job_id)
-        if known is not None:
-            known.state = None
+    async def _doubt(self, job_id: JobId) -> None:
+        """There seems to be no state. A file comes after the state that it is of, so one that is really not there any
+        more, by a server that has caught up, is gone with all its files."""
+        path = self._paths.job_state(job_id)
+        await self._session.sync(path)
+        try:
+            got = await self._session.get(path)
+        except NoNode:
+            self._gone.add(job_id)
+        else:
+            self._state_read(job_id, got.data, got.stat.mzxid)
 
     def _sweep(self, job_id: JobId, files: dict[str, float]) -> None:
         known = self._known.get(job_id)
         kept = set() if known is None else {ref.id for ref in known.refs()}
         for file_id, age_s in files.items():
-            was_pointed = known is not None and (file_id in known.pointed or known.state is None)
-            if file_id not in kept and (was_pointed or age_s > ORPHAN_S):
+            was_pointed = known is not None and file_id in known.pointed
+            if file_id not in kept and (was_pointed or job_id in self._gone or age_s > ORPHAN_S):
                 self._copies.store.remove(job_id, file_id)
                 self.removed += 1
                 self._log.info("checkpoint.removed", id=job_id, file=file_id[:12])
-        if known is not None and known.state is None and job_id not in self._dirty:
-            del self._known[job_id]
+        self._gone.discard(job_id)
         if not files:
             self._copies.store.remove_empty(job_id)
 
