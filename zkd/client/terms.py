@@ -123,23 +123,10 @@ def check(job: Job, manifest: Manifest) -> Chosen:
 def _check_plan(job: Job, features: int, *, tells_classes: bool) -> None:
     """What goes together, as the run itself will see it; of classes at least 2 are there."""
     from zkd.models.model import Model
-    from zkd.models.plan import Plan, Privacy, default_optimizer
+    from zkd.models.terms import plan_of
 
     outputs = 2 if job.model == "softmax" or (job.model == "mlp" and tells_classes) else 1
-    model = Model(job.model, features, outputs, tuple(job.hidden), job.intercept)
-    privacy = None if job.privacy is None else Privacy(**msgspec.structs.asdict(job.privacy))
-    Plan(
-        model,
-        job.optimizer or default_optimizer(model),
-        l2=tuple(job.l2) if isinstance(job.l2, list) else job.l2,
-        privacy=privacy,
-        **{name: getattr(job, name) for name in _OF_PLAN},
-    )
-
-
-_OF_PLAN = (
-    "l1", "tol", "max_rounds", "patience", "jitter", "learning_rate", "epochs", "local_epochs", "batch_rows", "seed"
-)  # fmt: skip
+    plan_of(job, Model(job.model, features, outputs, tuple(job.hidden), job.intercept))
 
 
 def _plain(name: str, value: Any) -> Any:
