@@ -61,6 +61,12 @@ def real(name: str, *, parts: int = 8, labels: Sequence[Any] | None = None) -> T
     return table({"id": np.arange(len(x)) * 7, **narrow, "rest": x[:, 3:], "y": target}, parts=parts, key="id")
 
 
+def numbers(rows: int = 60, seed: int = 0) -> dict[str, Any]:
+    """Columns that say nothing about their labels."""
+    rng = np.random.default_rng(seed)
+    return {"a": rng.standard_normal(rows), "b": rng.standard_normal(rows), "y": rng.integers(0, 2, rows)}
+
+
 def job(model: str, **terms: Any) -> Job:
     """As it is read from a znode."""
     return msgspec.convert({"model": model, "dataset": "d", **terms}, Job)

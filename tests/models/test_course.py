@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from tests.models.courses import Counters, Table, done, job, raw_parts, real, table
+from tests.models.courses import Counters, Table, done, job, numbers, raw_parts, real, table
 from zkd.arrays.tensors import pack, unpack
 from zkd.errors import BadAnswers, BadRecord, BadTraining, NoOptimum
 from zkd.models.binned import add
@@ -202,11 +202,6 @@ def test_a_job_that_is_stopped_while_it_explains_ends_at_once_with_its_model() -
 
 
 # --- refusals -----------------------------------------------------------------------------------------
-
-
-def numbers(rows: int = 60, seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return {"a": rng.standard_normal(rows), "b": rng.standard_normal(rows), "y": rng.integers(0, 2, rows)}
 
 
 def spoilt(name: str, value: Any, row: int = 13) -> Table:

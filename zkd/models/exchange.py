@@ -200,8 +200,8 @@ def question_in(data: Bytes) -> tuple[str, About, Arrays]:
     """The id of its context, what it is about, and its arrays. Raises `BadRecord`."""
     arrays, texts = unpack(data)
     plain = _decoded(texts, "question", _Question)
-    if isinstance(plain.about, Spreads) and plain.about.straddle is not None and plain.about.straddle < 1:
-        raise BadRecord("$.about.straddle", "expected 1 or more")
+    if isinstance(plain.about, Spreads) and not 0 < (plain.about.straddle or 1) < 1 << 63:
+        raise BadRecord("$.about.straddle", f"expected 1 or more, got {plain.about.straddle}")
     return plain.context, plain.about, arrays
 
 

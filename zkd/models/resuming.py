@@ -28,6 +28,18 @@ from zkd.models.terms import model_of, plan_of, terms_of, width_of
 from zkd.models.trained import ROUND_NUMBERS, rounds_out
 
 VERSION: Final = 1
+# What values of other kinds than they should be come to; whoever packed it had none.
+FAULTS: Final = (
+    msgspec.DecodeError,
+    BadTraining,
+    AssertionError,
+    AttributeError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def packed(course: Course) -> bytes:
@@ -79,9 +91,21 @@ def resume(job: Job, manifest: Manifest, checkpoint: Bytes) -> Course:
         plain = msgspec.json.decode(described.tobytes(), type=dict[str, Any])
         if plain.get("version") != VERSION or plain.get("of") != _fingerprint(job, manifest):
             raise BadRecord("$", "the checkpoint is of another job or data set, or of another zkd")
-        return _resumed(course, plain, arrays) if "run" in plain else course
-    except (msgspec.DecodeError, KeyError, ValueError, BadTraining, RecursionError) as error:
+        if "run" not in plain:
+            return course
+        with np.errstate(all="ignore"):
+            course = _resumed(course, plain, arrays)
+            packed(_tried(course))
+        return course
+    except FAULTS as error:
         raise BadRecord("$", f"the checkpoint is damaged: {str(error)[:500]}") from None
+
+
+def _tried(course: Course) -> Course:
+    """Asks and stops it, so that what does not fit is found now and not in the middle of a round."""
+    assert course.run is not None
+    _ = course.question, course.progress, course.summary if course.run.reason else None
+    return course.stop("tried")
 
 
 def _resumed(course: Course, plain: dict[str, Any], arrays: dict[str, Array]) -> Course:
