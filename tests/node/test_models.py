@@ -176,7 +176,7 @@ async def test_files_that_vanish_or_rot_come_back_and_new_nodes_pull_theirs(
 async def test_files_go_when_no_version_needs_them_and_never_before(
     site: Site, client: zkd.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("LOOK_S", 0.1), ("GRACE_S", 0.5), ("ARRIVAL_GRACE_S", 1.0)):
+    for name, value in (("LOOK_S", 0.1), ("GRACE_S", 0.3), ("ARRIVAL_GRACE_S", 0.6)):
         monkeypatch.setattr(model_keeper, name, value)
     node = await site.node()
     await ringed(site, "a")
@@ -188,12 +188,12 @@ async def test_files_go_when_no_version_needs_them_and_never_before(
     assert there() == {first.version.file.id, second.version.file.id}
     await session.create(paths.model_version("m", 7), b"{}")  # of nobody knows what
     await client.models.rm("m@1")
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(1.2)
     assert first.version.file.id in there()
     await session.delete(paths.model_version("m", 7), -1)
     await until(lambda: _true(there() == {second.version.file.id}), 5.0, "the first file is gone")
     await client.models.rm("m")
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.0)
     assert there() == {second.version.file.id}  # another model has it
     await client.models.rm("n")
     await until(lambda: _true(there() == set()), 5.0, "all are gone")
