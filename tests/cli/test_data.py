@@ -42,6 +42,14 @@ def test_a_csv_file_that_was_put_is_got_as_csv(zkd: Zkd, people: str) -> None:
     assert zkd("data", "get", people, "--columns", "name").out.splitlines() == ["name", "ann", "bob", "cy"]
 
 
+def test_old_versions_are_removed_and_the_newest_stay(zkd: Zkd, people: str, tmp_path: Path) -> None:
+    for _ in range(3):
+        assert zkd("data", "put", str(tmp_path / "people.csv"), "--name", people, "--append").code == 0
+    assert zkd("data", "rm", people, "--keep", "2").out == f"2 versions of {people} removed, 2 left\n"
+    assert [each["version"] for each in zkd("data", "ls", people, "--json").json] == [3, 4]
+    assert zkd("data", "rm", f"{people}@3", "--keep", "2").code == 2
+
+
 @pytest.mark.parametrize("ending", ["npz", "npy", "csv", "parquet", "arrow"])
 def test_a_table_goes_out_and_in_through_every_kind_of_file(zkd: Zkd, name: str, tmp_path: Path, ending: str) -> None:
     rng = np.random.default_rng(1)

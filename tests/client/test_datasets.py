@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tests.client.keepers import Keepers, keepers
 from tests.store.serving import peer
-from zkd.client import Client, sending
+from zkd.client import Client, merging, sending
 from zkd.client.dataset import Dataset
 from zkd.client.sending import Progress, Sending, quorum
 from zkd.codec import encode
@@ -287,6 +287,71 @@ async def test_an_append_shares_the_segments_of_the_version_before(far: Keepers)
     assert same(await (await far.client.datasets.open("a@1")).read(), first)
 
 
+async def test_appends_without_end_leave_few_segments_and_old_versions_as_they_were(
+    far: Keepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkd.client.editions.CHUNK_BYTES_MAX", 2 * 10 * 100)  # ten segments for each of two parts
+    tables = [table(20 + 5 * (number % 3), number) for number in range(30)]
+    for number, one in enumerate(tables):
+        one["t"] = one["t"].astype(f"U{9 + number % 4}")
+    dataset = await far.client.datasets.put("a", tables[0], key="id", parts=2)
+    for one in tables[1:]:
+        dataset = await far.client.datasets.append("a", one)
+        assert max(map(len, dataset.segments)) <= merging.SEGMENTS_MAX
+    assert dataset.version == 30
+    for version in (1, 8, 9, 10, 17, 29, 30):
+        opened = await far.client.datasets.open("a", version)
+        assert opened.rows == sum(len(one["id"]) for one in tables[:version])
+        together = {name: np.concatenate([one[name] for one in tables[:version]]) for name in tables[0]}
+        assert same(await opened.read(), together)
+
+
+async def test_what_cannot_be_read_now_is_appended_to_all_the_same(
+    far: Keepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "SEGMENTS_MAX", 1)
+    dataset = await far.client.datasets.put("a", table(100, 1), key="id", parts=2)
+    for node in far.nodes.values():
+        for ref in dataset.segments[0]:
+            if node.store.has(ref.id):
+                await node.store.trash(ref.id)
+    more = await far.client.datasets.append("a", table(100, 2))
+    assert [len(refs) for refs in more.segments] == [2, 1]
+    for node in far.nodes.values():
+        await asyncio.gather(*(node.store.restore(ref.id) for ref in dataset.segments[0]))
+    together = {name: np.concatenate([table(100, 1)[name], table(100, 2)[name]]) for name in table(1)}
+    assert same(await more.read(), together)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "new", "count"),
+    [
+        ([], 5, 0),
+        ([1] * 7, 1, 0),  # few
+        ([1] * 8, 1, 8),
+        ([9, 1, 1, 1, 1, 1, 1, 1], 1, 7),  # 9 stays until 9 have come after it
+        ([8, 7, 6, 5, 4, 3, 2, 1], 1, 8),
+        ([90, 80, 70, 60, 50, 40, 30, 20], 1, 1),  # one at least
+        ([90] * 8, merging.MERGED_BYTES_MAX, 0),  # what is large stays as it is
+    ],
+)
+def test_segments_are_merged_when_as_much_came_after_them(sizes: list[int], new: int, count: int) -> None:
+    assert merging.to_merge(sizes, new) == count
+
+
+def test_rows_are_written_few_times_however_many_appends() -> None:
+    sizes: list[int] = []
+    written = 0
+    for _ in range(5000):
+        count = merging.to_merge(sizes, 1)
+        merged = 1 + sum(sizes[len(sizes) - count :])
+        sizes = [*sizes[: len(sizes) - count], merged]
+        written += merged
+        assert len(sizes) <= merging.SEGMENTS_MAX
+    assert sum(sizes) == 5000
+    assert written < 10 * 5000
+
+
 async def test_only_one_of_two_who_append_at_once_succeeds(far: Keepers) -> None:
     await far.client.datasets.put("a", table(), parts=4)
     done = await asyncio.gather(
@@ -325,6 +390,20 @@ async def test_versions_are_removed_alone_or_all_and_leave_nothing(far: Keepers)
     for what in (far.client.datasets.rm("a"), far.client.datasets.open("a"), far.client.datasets.versions("a")):
         with pytest.raises(DatasetNotFound, match="there is no dataset a"):
             await what
+
+
+async def test_all_but_the_newest_versions_are_removed_at_once(far: Keepers) -> None:
+    await far.client.datasets.put("a", table(50), parts=4)
+    for seed in range(5):
+        await far.client.datasets.append("a", table(20, seed))
+    await far.client.datasets.rm("a", keep=2)
+    assert list(await far.client.datasets.versions("a")) == [5, 6]
+    assert (await far.client.datasets.open("a")).rows == 150
+    await far.client.datasets.rm("a", keep=2)
+    assert list(await far.client.datasets.versions("a")) == [5, 6]
+    for bad in (-1, "2"):
+        with pytest.raises(BadRows, match="expected how many of the newest versions stay"):
+            await far.client.datasets.rm("a", keep=bad)  # type: ignore[arg-type]
 
 
 async def test_a_name_that_was_removed_can_be_used_again(far: Keepers) -> None:

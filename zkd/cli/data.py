@@ -155,11 +155,12 @@ async def get(
         to_file(table, path)
 
 
-@data_command.command(short_help="Remove a dataset, or one of its versions.")
+@data_command.command(short_help="Remove a dataset, or some of its versions.")
 @click.argument("name")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Remove all versions but the N newest.")
 @click.option("--yes", is_flag=True, help="Do not ask whether all versions are to go.")
 @with_client
-async def rm(client: Client, name: str, yes: bool) -> None:
+async def rm(client: Client, name: str, keep: int | None, yes: bool) -> None:
     """Remove NAME with all its versions, or NAME@VERSION alone. The nodes remove the files some time later."""
     from zkd.core.datasets import split_name
     from zkd.errors import BadRecord
@@ -168,7 +169,14 @@ async def rm(client: Client, name: str, yes: bool) -> None:
         plain, version = split_name(name)
     except BadRecord as error:
         raise click.UsageError(error.expected) from None
+    if keep is not None and version is not None:
+        raise click.UsageError("--keep and @VERSION: expected one of them")
     count = len(await client.datasets.versions(plain))
+    if keep is not None:
+        await client.datasets.rm(plain, keep=keep)
+        left = len(await client.datasets.versions(plain))
+        click.echo(f"{count - left} versions of {plain} removed, {left} left")
+        return
     if version is None and not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"expected --yes, or {plain}@VERSION: this removes all of its {count} versions")

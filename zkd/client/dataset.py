@@ -204,6 +204,13 @@ class Dataset:
         rows, arrays = await asyncio.to_thread(merged, [column for _, column in chosen], pieces)
         return Part(number, rows, arrays)
 
+    async def pieces(self, part: int, refs: Sequence[SegmentRef]) -> list[tuple[Numbers, Columns]]:
+        """The rows of some segments of a part, each by itself, in memory."""
+        from zkd.tables.arena import Arena
+
+        arena, chosen = Arena(sum(ref.size for ref in refs)), self._chosen(None)
+        return [await self._segment(part, ref, chosen, arena.take) for ref in refs]
+
     async def read(self, *, columns: Sequence[str] | None = None, parts: Iterable[int] | None = None) -> Columns:
         """All rows in the order in which they were written, or those of some parts, of all or some columns."""
         from zkd.tables.arena import Arena

@@ -22,6 +22,7 @@ from zkd.client.dataset import Dataset
 from zkd.client.desired import whoami
 from zkd.client.editions import Editions, expect_name
 from zkd.client.intake import Wanted, partitioned, source_of
+from zkd.client.merging import Merging
 from zkd.client.sending import Progress, Sending, quorum
 from zkd.core.datasets import chunk_digest, split_name
 from zkd.errors import BadRecord, BadRows, DataDamaged, DatasetExists, DatasetNotFound, DataUnavailable
@@ -128,7 +129,8 @@ class Datasets:
     ) -> Dataset:
         """Make a version that has these rows after those of the present one, whose segments it shares.
 
-        Columns are the same; text may be wider. Raises as `put`, and `DatasetNotFound`.
+        A part that has many segments gets one in place of the last ones; versions before keep theirs. Columns are the
+        same; text may be wider. Raises as `put`, and `DatasetNotFound`.
         """
         old = await self.open(expect_name(name))
         manifest = old.manifest
@@ -153,12 +155,15 @@ class Datasets:
             name, source_of(data, header, dtypes), wanted, scene, old, manifest.store, is_same, progress
         )
 
-    async def rm(self, name: str, version: int | None = None) -> None:
-        """Remove a version, or the whole dataset. Its files go when no version needs them and some time has passed.
+    async def rm(self, name: str, version: int | None = None, *, keep: int = 0) -> None:
+        """Remove a version, all but the newest `keep`, or the whole dataset. Files go when no version needs them and
+        some time has passed.
 
         Raises `DatasetNotFound`. When the version that readers get is removed, they get the newest of the others.
         """
-        await self._editions.remove(expect_name(name), version)
+        if type(keep) is not int or keep < 0 or (keep and version is not None):
+            raise BadRows("keep", f"expected how many of the newest versions stay, and no version, got {keep!r}")
+        await self._editions.remove(expect_name(name), version, keep)
 
     async def _make(
         self,
@@ -181,6 +186,7 @@ class Datasets:
                     if store is None:
                         _expect_keepers(name, scene, wanted.replicas)
                     token = await self._plane.token()
+                    merging = None if old is None else Merging(old)
                     sending = Sending(
                         name,
                         partition,
@@ -192,11 +198,13 @@ class Datasets:
                         progress,
                         None if store is None else self._plane.remote(store),
                         here=self._client.nodes,
+                        merging=merging,
                     )
                     sending.tell()
                     refs = await sending.run()
-                    if old is not None:
-                        refs = tuple(before + added for before, added in zip(old.segments, refs, strict=True))
+                    if old is not None and merging is not None:
+                        pairs = enumerate(zip(old.segments, refs, strict=True))
+                        refs = tuple(before[: merging.kept(part)] + added for part, (before, added) in pairs)
                     manifest = _manifest(draft, wanted, partition, refs, old, store)
                     await self._editions.publish(draft, manifest, refs)
                 except BaseException:

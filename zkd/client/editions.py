@@ -233,8 +233,8 @@ class Editions:
     async def _put_chunk(self, path: str, text: bytes) -> None:
         if len(text) > CHUNK_BYTES_MAX:
             raise DataUnavailable(
-                f"{path}: a list of {len(text)} bytes is too large for ZooKeeper: so many appends make so many "
-                "segments; put the dataset anew, as one version"
+                f"{path}: a list of {len(text)} bytes is too large for ZooKeeper: large appends made so many "
+                "segments; put the dataset anew, as one version, with more parts"
             )
         try:
             await self._again(lambda: self._box.session.create(path, text))
@@ -257,8 +257,9 @@ class Editions:
 
     # --- Removing ---------------------------------------------------------------------------------------
 
-    async def remove(self, name: str, version: int | None) -> None:
-        """Remove a version, or all of them and the dataset. Raises `DatasetNotFound`.
+    async def remove(self, name: str, version: int | None, keep: int = 0) -> None:
+        """Remove a version, or all of them but the newest `keep`; the dataset, too, if none is left. Raises
+        `DatasetNotFound`.
 
         The segments of what is gone are collected by the nodes, after a time of grace.
         """
@@ -277,7 +278,9 @@ class Editions:
                 if was_sent:
                     return None
                 raise DatasetNotFound(f"there is no version {version} of dataset {name} below {self._paths.root}")
-            going = versions if version is None else [version]
+            going = self._going(versions, version, keep, head.data)
+            if not going:
+                return None
             try:
                 await self._box.session.multi(await self._removal(name, head.data, head.stat.version, versions, going))
             except MultiFailed as error:
@@ -289,6 +292,16 @@ class Editions:
                 await self._box.catch_up(give_up, error)
                 continue
             return await self._clear(name) if going == versions else None
+
+    @staticmethod
+    def _going(versions: list[int], version: int | None, keep: int, head: bytes) -> list[int]:
+        if version is not None:
+            return [version]
+        going = versions[: max(0, len(versions) - keep)]
+        if keep:
+            with suppress(BadRecord):
+                going = [each for each in going if each != read_head(head).current]  # readers get it
+        return going
 
     async def _removal(
         self, name: str, head: bytes, head_version: int, versions: list[int], going: list[int]

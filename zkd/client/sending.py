@@ -12,7 +12,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     import aiohttp
 
     from zkd.client.copies import Homes, Scene
+    from zkd.client.merging import Merging
     from zkd.core.datasets import Parts
     from zkd.manifests import SegmentRef
     from zkd.net.remote import Remote
     from zkd.paths import NodeId
     from zkd.store.packing import Packed
+    from zkd.tables.assemble import Piece
     from zkd.tables.partition import Partition
 
 # Parts on their way at the same time: a node syncs many together at the price of one.
@@ -76,8 +78,9 @@ class Sending:
         remote: Remote | None = None,
         *,
         here: Callable[[], Awaitable[Collection[NodeId]]],
+        merging: Merging | None = None,
     ) -> None:
-        """`here` asks which nodes are here now."""
+        """`here` asks which nodes are here now, `merging` has the segments that the rows are appended to."""
         self._name = name
         self._partition = partition
         self._replicas = replicas
@@ -88,6 +91,7 @@ class Sending:
         self._tell = tell
         self._remote = remote  # instead of all nodes
         self._ask_here = here
+        self._merging = merging
         self._pace = Pace()
         self._out: dict[NodeId, str] = {}  # nodes that failed, and how
         self._slow: set[NodeId] = set()  # nodes that are asked last
@@ -130,9 +134,12 @@ class Sending:
             self._tell(Progress(self._partition.rows, filled, self._parts_done, self._bytes_done))
 
     async def _part(self, part: int, directory: Path) -> SegmentRef:
-        if self._rooms is not None:
+        ref = await self._merged(part)
+        if ref is not None:
+            pass
+        elif self._rooms is not None:
             room = self._rooms.take()
-            packed = await asyncio.to_thread(self._pack, part, room)
+            packed = await asyncio.to_thread(self._pack, part, room, ())
             ref = packed.ref
             if await self._bring(part, packed, ref):
                 self._rooms.give_back(room)
@@ -147,11 +154,31 @@ class Sending:
         self.tell()
         return ref
 
-    def _pack(self, part: int, room: memoryview) -> Packed:
+    async def _merged(self, part: int) -> SegmentRef | None:
+        """Send the new rows of a part in one segment with some that it has.
+
+        None: it has few, or they cannot be read now.
+        """
+        from zkd.store.packing import room_bytes
+
+        columns, rows = self._partition.columns, int(self._partition.counts[part])
+        if self._merging is None or not (count := self._merging.count(part, room_bytes(rows, columns))):
+            return None
+        async with self._merging.turns:
+            pieces = await self._merging.read(part, count)
+            if not pieces:
+                return None
+            room = memoryview(bytearray(room_bytes(rows + sum(len(numbers) for numbers, _ in pieces), columns)))
+            packed = await asyncio.to_thread(self._pack, part, room, pieces)
+            await self._bring(part, packed, packed.ref)
+        return packed.ref
+
+    def _pack(self, part: int, room: memoryview, after: Sequence[Piece]) -> Packed:
         from zkd.store.packing import pack
 
         partition = self._partition
-        return pack(room, int(partition.counts[part]), partition.columns, partial(partition.fill, part))
+        rows = int(partition.counts[part]) + sum(len(numbers) for numbers, _ in after)
+        return pack(room, rows, partition.columns, partial(partition.fill, part, after=after))
 
     def _write(self, part: int, directory: Path) -> SegmentRef:
         from zkd.store.segment_files import write

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +158,15 @@ class Partition:
         """The bytes of `pieces`, for a file."""
         return [map(octets, pieces) for pieces in self.pieces(part)]
 
-    def fill(self, part: int, number: int, into: memoryview) -> None:
-        """Put the bytes of `buffers(part)[number]` there, which are as many."""
+    def fill(self, part: int, number: int, into: memoryview, *, after: Sequence[tuple[Numbers, Columns]] = ()) -> None:
+        """Put the bytes of `buffers(part)[number]` there, which are as many; `after` other rows, if there are some."""
         if not into:  # rows of nothing
             return
         column = self._all[number]
         array = np.frombuffer(into, column.dtype).reshape(-1, *column.shape)
         at = 0
-        for piece in self._spilled(part, number):
+        others = (numbers if number == 0 else columns[column.name] for numbers, columns in after)
+        for piece in chain(others, self._spilled(part, number)):
             array[at : at + len(piece)] = piece
             at += len(piece)
         slices = self._slices(part, number)
