@@ -63,7 +63,7 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, k
     l1: NotNegative = 0.0
     optimizer: OptimizerName | None = None
     tol: Positive = 1e-8
-    max_rounds: Count = 1000
+    max_rounds: Count | None = None  # None: 1000; with sgd, adam and average as many as the epochs take
     patience: Count | None = None
     jitter: Positive | None = None
     learning_rate: Positive | None = None

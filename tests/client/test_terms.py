@@ -11,6 +11,8 @@ from zkd.client.terms import OPTIONS, Terms, check, job_of
 from zkd.errors import BadTraining
 from zkd.jobs import Job, Validation
 from zkd.manifests import Column, Manifest
+from zkd.models.model import Model
+from zkd.models.terms import plan_of
 
 ADULT = Manifest(
     name="adult",
@@ -175,6 +177,13 @@ def test_values_may_be_what_programs_have() -> None:
     )
     assert job == made("mlp", hidden=[64], l2=2.0, seed=3, validation=Validation(0.2), features=["age", "hours"])
     assert made(l2=np.array([10.0, 1.0])).l2 == [10.0, 1.0]
+
+
+def test_mini_batches_are_bound_by_their_epochs_and_other_rounds_by_a_number() -> None:
+    net = Model("mlp", 3, 2, (4,))
+    assert plan_of(made("mlp", hidden=4), net).max_rounds > 60 * ADULT.rows
+    assert plan_of(made("mlp", hidden=4, max_rounds=7), net).max_rounds == 7
+    assert plan_of(made(), Model("logistic", 3)).max_rounds == 1000
 
 
 def test_every_option_of_a_job_can_be_given() -> None:

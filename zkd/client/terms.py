@@ -74,7 +74,7 @@ class Terms(TypedDict, total=False):
     l1: float
     optimizer: OptimizerName | None
     tol: float
-    max_rounds: int
+    max_rounds: int | None
     patience: int | None
     jitter: float | None
     learning_rate: float | None

@@ -10,7 +10,7 @@ from zkd.core.terms import Chosen
 from zkd.jobs import Job
 from zkd.models.exchange import Context, Split
 from zkd.models.model import Model
-from zkd.models.plan import Plan, Privacy, default_optimizer
+from zkd.models.plan import STOCHASTIC, Plan, Privacy, default_optimizer
 from zkd.models.rows import Scaler
 from zkd.models.survey import Findings
 
@@ -18,17 +18,21 @@ from zkd.models.survey import Findings
 def plan_of(job: Job, model: Model) -> Plan:
     """The job's terms as a plan for this model. Raises `BadTraining` for what does not go together."""
     privacy = None if job.privacy is None else Privacy(**msgspec.structs.asdict(job.privacy))
+    optimizer = job.optimizer or default_optimizer(model)
     return Plan(
         model,
-        job.optimizer or default_optimizer(model),
+        optimizer,
+        max_rounds=job.max_rounds or (BOUND_BY_EPOCHS if optimizer in STOCHASTIC else ROUNDS_MAX),
         l2=tuple(job.l2) if isinstance(job.l2, list) else job.l2,
         privacy=privacy,
         **{name: getattr(job, name) for name in OF_PLAN},
     )
 
 
+ROUNDS_MAX: Final = 1000
+BOUND_BY_EPOCHS: Final = 2**53  # a round is a mini-batch, of which an epoch may have thousands
 OF_PLAN: Final = (
-    "l1", "tol", "max_rounds", "patience", "jitter", "learning_rate", "epochs", "local_epochs", "batch_rows", "seed"
+    "l1", "tol", "patience", "jitter", "learning_rate", "epochs", "local_epochs", "batch_rows", "seed"
 )  # fmt: skip
 
 
