@@ -55,7 +55,7 @@ def train(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> Command:
 
 async def started(cluster: Cluster, name: str = "first") -> None:
     await cluster.session.create(
-        f"/zkd/jobs/{name}", b'{"model":"softmax","dataset":"iris","validation":{"share":0.2}}'
+        f"/zkd/jobs/{name}", b'{"model":"softmax","dataset":"iris","validation":{"share":0.2},"max_rounds":1000}'
     )
 
 
@@ -205,7 +205,7 @@ async def test_watching_tells_the_rounds_a_failover_and_what_came_of_it(
     assert "tolerance: the optimum was reached within the tolerance, after 3 rounds" in ran.out
     assert "certificate: |v - v*| <= 2e-09" in ran.out
     assert "note: petal_length by itself tells setosa apart" in ran.out
-    assert re.search(r"FEATURE +COEFFICIENT +STD ERROR +STANDARDISED +ODDS RATIO +LOW +HIGH", ran.out)
+    assert re.search(r"FEATURE +COEFFICIENT +STD ERROR +STANDARDISED +ODDS RATIO +.95 LOW +.95 HIGH", ran.out)
     assert "(intercept)" in ran.out
     shown = ElementTree.parse(curve).getroot()
     assert len(shown.findall(".//{http://www.w3.org/2000/svg}polyline")) == 3  # training, held-out, gradient
@@ -316,7 +316,8 @@ async def test_a_model_is_shown_and_written(cluster: Cluster, train: Command, tm
     await ended(cluster, "cancer", model_of("logistic", "breast_cancer", importance=True))
     shown = await train("model", "cancer", "-O", str(tmp_path / "m"), "--plot", str(tmp_path / "c.svg"))
     assert shown.code == 0, shown.err
-    table = shown.out.split("\n\n")[1].splitlines()
+    what, *table = shown.out.split("\n\n")[1].splitlines()
+    assert what == "y = 1:"
     assert len(table) == 1 + 20 + 1 + 1  # heading, features, intercept, how many more
     assert table[-1].startswith("10 more have smaller")
     sizes = [abs(float(line.split()[3])) for line in table[1:21]]

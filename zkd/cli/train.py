@@ -232,19 +232,24 @@ def _row(status: JobStatus) -> dict[str, Any]:
     job, state = status.job, status.state
     summary = state.summary if state is not None else None
     progress = state.progress if state is not None else None
-    said = summary or progress
+
+    def said(name: str) -> float | None:
+        """As of the end, or of the last round over all rows where the end is not known."""
+        told = None if summary is None else getattr(summary, name)
+        return told if told is not None or progress is None else getattr(progress, name)
+
     return {
         "id": status.id,
         "model": job.model if job is not None else None,
         "phase": "malformed" if job is None else status.phase,
         "round": progress.round if progress is not None else None,
-        "loss": said.loss if said is not None else None,
-        "held_loss": said.held_loss if said is not None else None,
+        "loss": said("loss"),
+        "held_loss": said("held_loss"),
         "coordinator": status.coordinator,
         "age_s": max(0.0, time.time() - status.dropped_ms / 1000),  # for people: nothing is decided by it
         "dataset": (state.dataset if state is not None else None) or (job.dataset if job is not None else None),
-        "total": said.total if said is not None else None,
-        "slope": said.slope if said is not None else None,
+        "total": said("total"),
+        "slope": said("slope"),
         "rows_s": progress.rows_s if progress is not None else None,
         "by": job.by if job is not None else None,
         "bound": summary.bound if summary is not None else None,

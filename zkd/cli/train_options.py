@@ -80,7 +80,7 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"metavar": "NAME", "shell_complete": completing(OPTIMIZERS), "help": f"One of {', '.join(OPTIMIZERS)}."},
     ),
     "tol": (("--tol",), {"type": float, "metavar": "N", "help": "How near the optimum [default: 1e-8]."}),
-    "max_rounds": (("--max-rounds",), {"type": int, "metavar": "N", "help": "At most [default: 1000]."}),
+    "max_rounds": (("--max-rounds",), {"type": int, "metavar": "N", "help": "At most [default: 1000, or all epochs]."}),
     "validation": (("--validation",), {"type": float, "metavar": "SHARE", "help": "Hold out this share of the rows."}),
     "by": (("--validation-by",), {"type": click.Choice(["key", "features"]), "help": "By the hash of what."}),
     "patience": (("--patience",), {"type": int, "metavar": "N", "help": "Stop N rounds after the best held-out loss."}),

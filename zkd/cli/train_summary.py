@@ -64,8 +64,10 @@ def write_model(model: Model, *, is_whole: bool = False) -> None:
     shown = features if is_whole else features[:SHOWN_MAX]
     shown += [row for row in rows if row["feature"] == INTERCEPT]
     if rows:
-        click.echo()
-        write_rows(_told(shown, model.job.model), "table")
+        of = {row["class"] for row in rows}
+        is_of_one = len(of) == 1 and None not in of  # of two classes, the second
+        click.echo(f"\n{model.target} = {of.pop()}:" if is_of_one else "")
+        write_rows(_told(shown, model), "table")
         if len(features) > SHOWN_MAX and not is_whole:
             click.echo(f"{len(features) - SHOWN_MAX} more have smaller standardised coefficients; --all shows them")
         if rows[0]["std_error"] is None:
@@ -96,24 +98,30 @@ def model_fields(model: Model) -> dict[str, Any]:
 
 
 def _coefficient(line: Coefficient) -> dict[str, Any]:
+    is_of_one_more = line.name != INTERCEPT  # of which there is no one more
     return {
         "class": line.of,
         "feature": line.name,
         "coefficient": line.raw,
         "std_error": line.error,
         "standardised": line.standard,
-        "ratio": line.ratio,
-        "low": line.ratio_low,
-        "high": line.ratio_high,
+        "ratio": line.ratio if is_of_one_more else None,
+        "low": line.ratio_low if is_of_one_more else None,
+        "high": line.ratio_high if is_of_one_more else None,
     }
 
 
-def _told(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+def _told(rows: list[dict[str, Any]], model: Model) -> list[dict[str, Any]]:
     """As text of even precision; without columns that say nothing."""
     known = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     if len({row["class"] for row in rows}) == 1:
         known = [name for name in known if name != "class"]
-    headings = {"ratio": "rate_ratio" if kind == "poisson" else "odds_ratio"}
+    limits = f"{model.job.confidence:.3g}".removeprefix("0")
+    headings = {
+        "ratio": "rate_ratio" if model.job.model == "poisson" else "odds_ratio",
+        "low": f"{limits}_low",
+        "high": f"{limits}_high",
+    }
     return [{headings.get(name, name): _cell(row[name]) for name in known} for row in rows]
 
 

@@ -44,6 +44,10 @@ class Seen:
         return "waiting" if self.status is None else self.status.phase
 
     @property
+    def has_ended(self) -> bool:
+        return self.status is not None and self.status.has_ended
+
+    @property
     def title(self) -> str:
         status = self.status
         if status is None or status.job is None:
@@ -96,7 +100,7 @@ async def look_on(client: Client, job: TrainingJob, output: str, plot: Path | No
         raise
     if plot is not None:
         _Plot(seen, plot).draw()
-    if seen.status is None or not seen.status.has_ended:
+    if not seen.has_ended:
         click.echo(f"{job.id} was removed", err=True)
         return Exit.TASK_FAILED
     return await _ending(seen, is_json=is_json)
@@ -196,14 +200,14 @@ class _Lines:
         is_news = seen.phase != self._phase or (seen.coordinator and seen.coordinator != self._coordinator)
         last = seen.last
         number = 0 if last is None else _number(last)
-        if number > self._number and (is_news or time.monotonic() - self._said_at >= SAY_S):
-            assert last is not None
-            click.echo("   ".join(words for _, words in _words(seen, last)))
-            self._number, self._said_at = number, time.monotonic()
-        if is_news:
+        if is_news and not seen.has_ended:  # the end is told by itself
             where = f", coordinated by {seen.coordinator}" if seen.coordinator else ""
             click.echo(f"{seen.job.id} {seen.phase}{where}")
             self._phase, self._coordinator = seen.phase, seen.coordinator or self._coordinator
+        is_due = is_news or time.monotonic() - self._said_at >= SAY_S
+        if last is not None and number > self._number and is_due:
+            click.echo("   ".join(words for _, words in _words(seen, last)))
+            self._number, self._said_at = number, time.monotonic()
 
 
 def _screen(seen: Seen) -> Any:
@@ -245,15 +249,15 @@ def _render(seen: Seen, watched_s: float) -> Any:
         "|gradient|": _sparks(each.slope for each in seen.rounds if each.is_accepted),
     }
     for name, words in lines:
-        said = words.removeprefix(f"{name} ")
+        said = words.removeprefix(f"{name} ").removesuffix(f" {name}")
         table.add_row(Text(name, style="dim"), Text(said), Text(sparks.get(name, ""), style="cyan"))
     return table
 
 
 def _words(seen: Seen, last: Round | Progress) -> list[tuple[str, str]]:
     """(name, words that begin with the name) of what is known of a round."""
-    limit = "" if seen.status is None or seen.status.job is None else f" of at most {seen.status.job.max_rounds:,}"
-    words = [("round", f"round {_number(last):,}{limit if not seen.rounds or _is_whole(seen) else ''}")]
+    limit = None if seen.status is None or seen.status.job is None else seen.status.job.max_rounds
+    words = [("round", f"round {_number(last):,}{'' if limit is None else f' of at most {limit:,}'}")]
     if last.loss is not None:
         words.append(("loss", f"loss {last.loss:.8g}"))
     if last.held_loss is not None:
@@ -268,11 +272,6 @@ def _words(seen: Seen, last: Round | Progress) -> list[tuple[str, str]]:
     if last.round_s is not None:
         words.append(("a round", f"{last.round_s * 1e3:.3g} ms a round"))
     return words
-
-
-def _is_whole(seen: Seen) -> bool:
-    """Whether all rounds are over all rows: of mini-batches `max_rounds` says little."""
-    return seen.rounds[-1].number == len(seen.rounds)
 
 
 def _number(last: Round | Progress) -> int:
