@@ -1,5 +1,5 @@
 #!/bin/sh
-# Two tours of zkd on real data, with nothing but this repository: sh examples/run.sh [--zookeeper [HOST:PORT]] [--out DIR]
+# Three tours of zkd on real data, with nothing but this repository: sh examples/run.sh [--zookeeper [HOST:PORT]] [--out DIR]
 # It needs Python alone; with --zookeeper a real Apache ZooKeeper. As root it installs what is missing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,4 +13,5 @@ esac
 setup_venv examples/requirements.txt
 
 .venv/bin/python examples/digits.py "$@"
-exec .venv/bin/python examples/flights.py "$@"
+.venv/bin/python examples/flights.py "$@"
+exec .venv/bin/python examples/training.py "$@"

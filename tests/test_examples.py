@@ -144,6 +144,19 @@ def test_datasets_survive_a_kill_and_rot_to_the_bit(apache: ApacheServer, tmp_pa
         onlooker.close()
 
 
+# --- training.py ------------------------------------------------------------------------------------------
+
+
+def test_training_ends_at_the_optimum_though_its_coordinator_is_killed(tmp_path: Path) -> None:
+    code, output = finish(start("training.py", "--out", tmp_path / "out", directory=tmp_path))
+    assert code == 0, output
+    assert output.splitlines()[-1].startswith("training: all well, 2 models of 329,143 rows, "), output
+    assert "kill -9" in output
+    assert "OFF" not in output
+    assert (tmp_path / "out" / "training.svg").read_text().startswith("<svg")
+    wait_until(lambda: not still_running(tmp_path), 5.0)
+
+
 # --- The small ones ---------------------------------------------------------------------------------------
 
 
