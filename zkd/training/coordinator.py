@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 BRAIN = "zkd.training.brain"
 WRITES_S = 1.0  # between writes of how far it is
 SLOW_S = 1.0  # what a round waits for is told when it takes longer
+KNOWN_S = 10.0  # for who is here to be read
 AGAIN_S = 0.1  # before the next try at what is refused for the moment
 # A round that cannot be completed is tried again after these, since copies are being mended all the time.
 GIVEN_UP_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -67,6 +68,7 @@ BRAIN_MAX_S = 3600.0  # between an answer and a question
 POINTED_S = 20.0  # from the last copy of a file to the pointer to it: nodes keep no stray files for ever
 WORDS_MAX = 4000  # of an error, in the tree
 LINES_MAX = 20  # of what a round waits for
+LINE_MAX = 300
 
 
 class JobFailed(ZkdError):
@@ -125,6 +127,7 @@ class JobCoordinator:
         self._scope: asyncio.Timeout | None = None
         self._phase: Phase = seat.state.phase
         self._progress = seat.state.progress
+        self._trouble = ""  # what it waits for beside answers, for people
         self._round_began = 0.0
         self._round_took_s = 0.0
         self._waits: list[str] = []
@@ -290,7 +293,10 @@ class JobCoordinator:
             await asyncio.sleep(WRITES_S)
             try:
                 is_slow = self._round_began > 0.0 and self._now() - self._round_began > SLOW_S
-                self._waits = [*self._gathering.waits_for(), *self._links.faults()][:LINES_MAX] if is_slow else []
+                waits = (
+                    [self._trouble, *self._gathering.waits_for(), *self._links.faults()] if is_slow else [self._trouble]
+                )
+                self._waits = [line[:LINE_MAX] for line in waits if line][:LINES_MAX]
                 if self._site is not None and not self._site.is_there:
                     await self._doubt()
                 if self._is_overtaken:
@@ -354,6 +360,8 @@ class JobCoordinator:
 
     async def _begun(self) -> Process:
         """A brain that has been told what to do."""
+        with suppress(TimeoutError):  # bounded; without them a checkpoint could be asked of nobody
+            await self._means.peers.known(KNOWN_S)
         dataset = await self._pinned()
         saved = await self._last_saved()
         self._brain = brain = Process(BRAIN, printed=lambda line: self._log.info("brain.printed", line=line[:500]))
@@ -426,7 +434,7 @@ class JobCoordinator:
                     if pause_s is None:
                         raise JobFailed(f"a round could not be completed: {error}") from None
                     self._log.warning("round.given_up", error=str(error), again_s=pause_s)
-                    await asyncio.sleep(pause_s)
+                    await self._pause_for(f"{error}; asked again in {pause_s:g} s", pause_s)
                 else:
                     self._counts["rounds"] += 1
                     return answers
@@ -478,7 +486,7 @@ class JobCoordinator:
                 if pause_s is None:
                     self._log.error("checkpoint.lost", error=str(error), round=self._checkpoint.round)
                     return None
-                await asyncio.sleep(pause_s)
+                await self._pause_for(str(error), pause_s)
             else:
                 return self._saved
         raise AssertionError
@@ -533,7 +541,7 @@ class JobCoordinator:
             except DataUnavailable as error:
                 if pause_s is None:
                     raise JobFailed(f"the model could not be kept anywhere: {error}") from None
-                await asyncio.sleep(pause_s)
+                await self._pause_for(f"the model cannot be kept: {error}", pause_s)
         raise AssertionError
 
     async def _copies_of(self, data: bytes, number: int) -> FileRef:
@@ -559,7 +567,7 @@ class JobCoordinator:
                 await self._means.look_up(dataset.partition("@")[0])
             except ZooKeeperError as error:  # unbounded: there is nobody to ask; who is deposed meanwhile is cancelled
                 self._log.info("dataset.not_read", error=str(error))
-                await asyncio.sleep(AGAIN_S)
+                await self._pause_for(str(error), AGAIN_S)
             else:
                 return
 
@@ -600,6 +608,13 @@ class JobCoordinator:
         self._log.warning("job.fence_raised", fence=self._seat.fence)
         self._links.drop_all()
         self._interrupt()
+
+    async def _pause_for(self, trouble: str, pause_s: float) -> None:
+        self._trouble = trouble
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            self._trouble = ""
 
     @staticmethod
     def _now() -> float:

@@ -21,7 +21,7 @@ from zkd import codec
 from zkd.core.clock import ServerClock
 from zkd.core.jobs import JOB_BYTES_MAX, RANK_S, Duty, Step, Words, duty, next_fence, rank, read_words
 from zkd.errors import BadRecord, BadVersion, MultiFailed, NoAuth, NodeExists, NoNode, Unavailable, ZooKeeperError
-from zkd.jobs import Coordinator, JobState, Phase
+from zkd.jobs import DONE, Coordinator, JobState, Phase
 from zkd.leading import Deposed, lead
 from zkd.paths import JobId, NodeId, Paths
 from zkd.settings import Training
@@ -197,7 +197,7 @@ class Office:
             if self._session_id != self._session.session_id:
                 raise NoNode(self._paths.jobs, "a directory was deleted")
             if self._now() >= reconcile_at:
-                await self._list_all()
+                await self._list_all(is_first=reconcile_at == -math.inf)
                 reconcile_at = self._now() + RECONCILE_S
             await self._look_again()
             wait_s = min(await self._act(), reconcile_at - self._now())
@@ -209,19 +209,20 @@ class Office:
 
     # --- Knowing ----------------------------------------------------------------------------------------
 
-    async def _list_all(self) -> None:
-        """Mark what there is: events of former connections are lost."""
-        words = await self._session.children(self._paths.jobs)
+    async def _list_all(self, *, is_first: bool) -> None:
+        """Mark what there is: all of it on a new connection, which replays nothing; else what watches have missed."""
+        words = set(await self._session.children(self._paths.jobs))
         states = set(await self._session.children(self._paths.job_states))
-        holders = await self._session.children(self._paths.coordinators)
-        for job_id in self._jobs.keys() | states | set(words):
-            if len(job_id) <= NAME_MAX:
+        holders = set(await self._session.children(self._paths.coordinators))
+        for job_id in self._jobs.keys() | states | words:
+            entry = self._jobs.get(job_id)
+            is_over = entry is not None and entry.is_read and entry.state is not None and entry.state.phase in DONE
+            if len(job_id) <= NAME_MAX and (is_first or not is_over or job_id not in words):
                 self._entry(job_id).is_read = False
                 self._dirty_words[job_id] = None
                 self._dirty_holders[job_id] = None
                 self._state_changed(job_id)
-        for job_id in holders:
-            self._dirty_holders[job_id] = None
+        self._dirty_holders.update(dict.fromkeys(holders))
 
     def _entry(self, job_id: JobId) -> Entry:
         if job_id not in self._jobs:

@@ -39,7 +39,8 @@ from zkd.training.copies import Copies
 from zkd.training.peers import Peers
 from zkd.zk import Session, State
 
-LOOK_S = 1.0
+LOOK_S = 1.0  # between looks while something is about to change: files of running jobs, copies that are missing
+IDLE_S = 30.0  # and while nothing is known to
 GATHER_S = 0.2  # changes come in swarms
 HERE_S = 5.0  # between reads of who is here; a large cluster takes longer
 HERE_A_SECOND = 50
@@ -60,6 +61,7 @@ class Known:
     mzxid: int
     state: JobState | None
     pointed: set[str]  # files that it pointed to, now or before
+    is_readable: bool = True
 
     def refs(self) -> list[FileRef]:
         files = () if self.state is None else (self.state.checkpoint, self.state.model)
@@ -106,16 +108,18 @@ class Upkeep:
 
     async def run(self) -> None:
         """Ends only by cancellation."""
+        wait_s = 0.0
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             await asyncio.sleep(GATHER_S)
             self._wake.clear()
+            wait_s = LOOK_S
             if self._session.state is not State.CONNECTED:
                 continue
             try:
-                await self._look()
+                wait_s = await self._look()
             except (SessionClosed, AuthFailed):
                 raise
             except ZooKeeperError as error:
@@ -123,11 +127,13 @@ class Upkeep:
             except OSError as error:
                 self._log.warning("checkpoints.not_looked_after", error=str(error))
 
-    async def _look(self) -> None:
+    async def _look(self) -> float:
+        """The seconds until there may be more to do."""
         ages = await asyncio.to_thread(self._copies.store.ages)
         await self._read_states(ages.keys())
+        is_busy = any(self._is_held(job_id) for job_id in ages)
         for job_id, files in ages.items():
-            self._sweep(job_id, files)
+            is_busy |= self._sweep(job_id, files)
         refs = {
             (job_id, ref.id): ref
             for job_id, known in self._known.items()
@@ -136,12 +142,16 @@ class Upkeep:
         }
         for stale in self._missed_since.keys() - refs.keys():
             del self._missed_since[stale]
-        if refs:
-            await self._meet()
-            for (job_id, _), ref in refs.items():
-                if self._is_mine_to_pull(job_id, ref):
-                    await self._pull(job_id, ref)
-            await self._verify_one(refs)
+        for stale in self._not_before.keys() - refs.keys():
+            del self._not_before[stale]
+        if not refs:
+            return LOOK_S if is_busy else IDLE_S
+        await self._meet()
+        for (job_id, _), ref in refs.items():
+            if self._is_mine_to_pull(job_id, ref):
+                await self._pull(job_id, ref)
+        is_busy |= await self._verify_one(refs)
+        return LOOK_S if is_busy or self._missed_since or self._not_before else max(HERE_S, self._meets_s())
 
     async def _read_states(self, local: Set[JobId]) -> None:
         """Those that changed, of jobs whose files lie here or that nobody coordinates."""
@@ -169,8 +179,12 @@ class Upkeep:
             self._dirty.add(job_id)
             return
         known.mzxid = mzxid
-        with suppress(BadRecord):  # what cannot be read removes nothing
+        try:
             known.state = codec.decode(text, JobState)
+        except BadRecord:
+            known.is_readable = False
+        else:
+            known.is_readable = True
             known.pointed |= {ref.id for ref in known.refs()}
 
     async def _doubt(self, job_id: JobId) -> None:
@@ -185,22 +199,32 @@ class Upkeep:
         else:
             self._state_read(job_id, got.data, got.stat.mzxid)
 
-    def _sweep(self, job_id: JobId, files: dict[str, float]) -> None:
+    def _sweep(self, job_id: JobId, files: dict[str, float]) -> bool:
+        """Whether some files are left that will have to go, or be pointed to."""
         known = self._known.get(job_id)
         kept = set() if known is None else {ref.id for ref in known.refs()}
-        for file_id, age_s in files.items():
+        left = False
+        if known is not None and not known.is_readable:
+            return False  # it may point to any of them
+        for file_id in files.keys() - kept:
             was_pointed = known is not None and file_id in known.pointed
-            if file_id not in kept and (was_pointed or job_id in self._gone or age_s > ORPHAN_S):
+            if was_pointed or job_id in self._gone or files[file_id] > ORPHAN_S:
                 self._copies.store.remove(job_id, file_id)
                 self.removed += 1
                 self._log.info("checkpoint.removed", id=job_id, file=file_id[:12])
+            else:
+                left = True
         self._gone.discard(job_id)
         if not files:
             self._copies.store.remove_empty(job_id)
+        return left
+
+    def _meets_s(self) -> float:
+        return max(HERE_S, len(self._here) / HERE_A_SECOND)
 
     async def _meet(self) -> None:
         now = self._now()
-        if now - self._here_at >= max(HERE_S, len(self._here) / HERE_A_SECOND):
+        if now - self._here_at >= self._meets_s():
             self._here = await self._session.children(self._paths.nodes)
             self._here_at = now
 
@@ -260,7 +284,7 @@ class Upkeep:
             return there
         return structs.replace(there, nodes=[*(node for node in there.nodes if node in self._here), self._node])
 
-    async def _verify_one(self, refs: dict[Key, FileRef]) -> None:
+    async def _verify_one(self, refs: dict[Key, FileRef]) -> bool:
         """Read one of the files that lie here, if it is its turn: what is rotten is removed, and pulled again."""
         now = self._now()
         for key in self._verified_at.keys() - refs.keys():
@@ -272,9 +296,9 @@ class Upkeep:
                     await self._copies.store.read(job_id, file_id)
                 except (DataDamaged, DataUnavailable) as error:
                     self._log.warning("checkpoint.damaged", id=job_id, error=str(error))
-                    self._wake.set()
                 self._verified_at[job_id, file_id] = now
-                return
+                return True
+        return False
 
     @staticmethod
     def _now() -> float:
