@@ -18,6 +18,7 @@ from zkd import codec, schemas
 from zkd.arrays import from_json
 from zkd.jobs import Job, JobState, Round
 from zkd.records import Result, Schedule, ScheduleState, Task
+from zkd.registry import Alias, Canary, ModelVersion, Move
 
 if TYPE_CHECKING:
     from zkd.zk.server import EmbeddedServer
@@ -43,7 +44,9 @@ def test_every_record_has_an_example() -> None:
     assert {name for name, _ in EXAMPLES} >= set(schemas.RECORDS) - {"blob-ref"}
 
 
-@pytest.mark.parametrize("struct", [Task, Result, Schedule, ScheduleState, Job, JobState, Round])
+@pytest.mark.parametrize(
+    "struct", [Task, Result, Schedule, ScheduleState, Job, JobState, Round, ModelVersion, Alias, Canary, Move]
+)
 def test_the_tables_have_every_field(struct: type) -> None:
     table = TEXT.split(f"<!-- fields: {struct.__name__} -->")[1].split("\n\n")[1]
     documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}

@@ -28,6 +28,7 @@ from zkd.records import (
     ScheduleState,
     Task,
 )
+from zkd.registry import Alias, ModelHead, ModelVersion
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -52,6 +53,9 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "job-state": (JobState, "control/jobs/<id>: how far a training job is, where its checkpoint and its model lie."),
     "coordinator": (Coordinator, "control/coordinators/<id>: the node that opens a training job's rounds."),
     "round": (Round, "A line of GET /v1/jobs/<id>/rounds: a round of a training job, or how it ended."),
+    "model": (ModelHead, "models/<name>: a registered model; its version is checked by every change of the model."),
+    "model-version": (ModelVersion, "models/<name>/versions/<n>: a version of a model; immutable."),
+    "alias": (Alias, "models/<name>/aliases/<alias>: the version that is served under this name, and its canary."),
     "blob-ref": (BlobRef, "Where a value lies that is too large for a znode."),
 }
 

@@ -123,6 +123,13 @@ def test_the_history_is_bounded_and_what_is_said_twice_is_no_move() -> None:
         alias = registry.rolled_back(alias, [1, 2], HAND)
 
 
+def test_an_alias_that_was_set_by_hand_can_be_gone_back_to() -> None:
+    by_hand = registry.read_alias(b'{"version":4}')
+    assert registry.rolled_back(registry.moved(by_hand, 5, HAND), [4, 5], HAND).version == 4
+    with_canary = registry.with_canary(by_hand, Canary(version=5, percent=1), HAND)
+    assert registry.rolled_back(registry.promoted(with_canary, HAND), [4, 5], HAND).version == 4
+
+
 @pytest.mark.parametrize(
     ("alias", "words"),
     [

@@ -221,7 +221,8 @@ def _onto(alias: Alias | None, version: int, hand: Hand, *, is_rollback: bool) -
 
 
 def _and(alias: Alias | None, move: Move) -> list[Move]:
-    return [*([] if alias is None else alias.history), move][-HISTORY_MAX:]
+    before = [] if alias is None else alias.history or [Move(alias.version, 0, "")]  # set by hand, without a history
+    return [*before, move][-HISTORY_MAX:]
 
 
 def _said(words: str, hand: Hand) -> str:
