@@ -207,6 +207,22 @@ async def test_a_frozen_node_is_found_out(monkeypatch: pytest.MonkeyPatch) -> No
         gone.set()
 
 
+async def test_who_leaves_has_lost_nobody() -> None:
+    coordinator = Coordinator()
+    async with serving() as node, session() as http:
+        link = coordinator.link(http, node)
+        await link.connect(CONTEXT, b"")
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(link.run())
+            link.ask(1, 0, [0], b"")
+            await coordinator.next()
+            running.cancel()
+        assert coordinator.came.empty()
+        async with asyncio.timeout(5):
+            while not node.desks[0].is_closed:
+                await asyncio.sleep(0.001)
+
+
 async def test_who_was_deposed_gets_no_desk() -> None:
     async with serving() as node, session() as http:
         async with linked(http, node, Coordinator(), Term("j", 7, 2)):

@@ -46,7 +46,7 @@ Lost = Callable[[NodeId, str], None]
 
 
 class Link:
-    """`lost` is called once, at the end of `run`, unless `close` was called before; the others while it runs."""
+    """`lost` is called once, at the end of `run`, unless that was wanted; the others while it runs."""
 
     def __init__(
         self,
@@ -119,10 +119,10 @@ class Link:
     # --- In ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Hand over what comes, until the link ends."""
+        """Hand over what comes, until the link ends. Cancelled, it hangs up, and nobody is told of a loss."""
         socket = self._socket
         assert socket is not None, "connect comes first"
-        why = "it was cut off"
+        why = ""
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(self._out.empty_into(socket))
@@ -132,8 +132,8 @@ class Link:
             was_closed, self._is_closed = self._is_closed, True
             self._out.close()
             await socket.close()
-            if not was_closed:
-                self._lost(self.node, why)
+        if not was_closed:
+            self._lost(self.node, why)
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> str:
         """Why there is no more to read."""
