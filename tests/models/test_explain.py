@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.inspection import permutation_importance
@@ -16,6 +18,7 @@ from zkd.models.model import Model, first_parameters
 from zkd.models.partials import Ask, merge, partial, totals
 from zkd.models.plan import Plan
 from zkd.models.predict import attributions, predict, scores
+from zkd.models.rows import Scaler
 
 RNG = np.random.default_rng(2)
 
@@ -196,3 +199,17 @@ def prepare_empty():
     from zkd.models.rows import rows_of
 
     return rows_of([np.zeros((0, 14))], np.zeros(0))
+
+
+def test_coefficients_of_many_features_take_memory_for_each_and_not_for_each_pair() -> None:
+    model = Model("logistic", 20_000)
+    scaler = Scaler(np.full(model.features, 3.0), np.full(model.features, 2.0))
+    w = np.ones(model.size)
+    tracemalloc.start()
+    try:
+        own = explain(model, w, scaler, l2=1.0).outputs[0]
+        assert tracemalloc.get_traced_memory()[1] < 20 * w.nbytes
+    finally:
+        tracemalloc.stop()
+    assert np.all(own.raw[:-1] == 0.5)
+    assert own.raw[-1] == pytest.approx(1.0 - 0.5 * 3.0 * model.features, rel=1e-12)

@@ -149,3 +149,9 @@ def test_bytes_that_are_no_model_are_refused() -> None:
     for data in hostile:
         with pytest.raises(BadRecord, match=r"^\$"):
             Trained.read(data)
+
+
+def test_what_is_not_known_of_a_constant_feature_is_none_in_the_table() -> None:
+    own = done(table(numbers() | {"still": np.full(60, 3.0)}), model="logistic").trained()
+    line = next(line for line in Trained.read(own.write()).table() if line.name == "still")
+    assert (line.standard, line.error, line.standard_error) == (0.0, None, None)

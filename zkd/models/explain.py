@@ -65,11 +65,10 @@ def explain(
     """
     if model.kind == "mlp":
         raise ValueError("a net has no coefficients; use permutation importance and attributions")
-    to_raw = _to_raw(model, scaler)
     matrix = model.layers(w)[0]
     if model.kind == "softmax":
         matrix = matrix - matrix.mean(axis=1, keepdims=True)
-    raw = to_raw @ matrix
+    raw = _raw(model, matrix, scaler)
     covariance, deviation = None, None
     if hessian is not None and l1 == 0.0 and model.kind != "svm":
         covariance = _covariance(model, hessian, l2)
@@ -78,9 +77,10 @@ def explain(
             covariance = covariance * deviation**2
     quantile = NormalDist().inv_cdf(0.5 + 0.5 * confidence)
     told = []
+    to_raw = None if covariance is None else _raw(model, np.eye(len(matrix)), scaler)
     for output in range(model.outputs):
         errors = raw_errors = None
-        if covariance is not None and hessian is not None:
+        if covariance is not None and hessian is not None and to_raw is not None:
             own = covariance[output :: model.outputs, output :: model.outputs]
             is_idle = np.diag(hessian)[output :: model.outputs] == 0.0  # a constant column's: nothing was estimated
             errors = np.where(is_idle, np.nan, np.sqrt(np.diag(own).clip(min=0.0)))
@@ -116,14 +116,15 @@ def _with_place(model: Model, column: Vector | None) -> Vector | None:
     return column if column is None or model.intercept else np.append(column, np.nan)
 
 
-def _to_raw(model: Model, scaler: Scaler | None) -> Matrix:
-    """What turns standardised coefficients, the intercept last, into raw ones."""
-    change = np.eye(model.features + model.intercept)
-    if scaler is not None:
-        change[: model.features, : model.features] = np.diag(1.0 / scaler.scale)
-        if model.intercept:
-            change[-1, : model.features] = -scaler.mean / scaler.scale
-    return change
+def _raw(model: Model, matrix: Matrix, scaler: Scaler | None) -> Matrix:
+    """Standardised coefficients, the intercept last, as raw ones; a column an output."""
+    if scaler is None:
+        return matrix
+    raw = matrix.copy()
+    raw[: model.features] /= scaler.scale[:, None]
+    if model.intercept:
+        raw[-1] -= scaler.mean @ raw[: model.features]
+    return raw
 
 
 def _covariance(model: Model, hessian: Matrix, l2: float) -> Matrix:

@@ -341,7 +341,7 @@ def _floats(arrays: Mapping[str, Array], name: str, shape: tuple[int | None, ...
 
 def _line(of: Label | None, names: Sequence[str], own: Coefficients, place: int) -> Coefficient:
     values = [
-        None if column is None else float(column[place])
+        None if column is None else told(column[place])
         for column in (own.raw_error, own.standard_error, own.ratio, own.ratio_low, own.ratio_high)
     ]
     return Coefficient(
