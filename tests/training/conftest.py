@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sklearn.datasets import load_digits
 
 from tests.cluster.conftest import Grid, open_grid
@@ -25,8 +29,14 @@ from zkd.zk.apache import ApacheServer
 
 X, Y = load_digits(return_X_y=True)
 PARTS = 16
+SETTINGS = {
+    "ZKD_WORKERS__MODULES": "",
+    "ZKD_TRAINING__CHECKPOINT_S": "0.3",
+    "ZKD_DATA__GRACE_S": "60",
+    "ZKD_NODE__DRAIN_TIMEOUT_S": "5",
+}
 # Some hundred rounds of some milliseconds each, so that there is time to disturb them.
-LONG = {"model": "softmax", "dataset": "digits", "target": "y", "optimizer": "gd", "max_rounds": 500}
+LONG = {"model": "softmax", "dataset": "digits", "target": "y", "optimizer": "gd", "max_rounds": 220}
 SHORT = {"model": "softmax", "dataset": "digits", "target": "y", "l2": 1.0}
 
 
@@ -95,6 +105,23 @@ class School:
             if (node.data_dir / "checkpoints" / job_id).exists()
         }
 
+    async def rounds(self, job_id: JobId, number: int, within_s: float = 30.0) -> str:
+        """Wait for a round, as the coordinator tells it; who that is."""
+        job = await self.client.jobs.get(job_id)
+        async with asyncio.timeout(within_s), aclosing(job.rounds(number - 1)) as told:
+            async for each in told:
+                assert each.number >= number
+                break
+        return await self.coordinator(job_id)
+
+    async def heal(self) -> None:
+        """Start the nodes that are not there."""
+        for node in self.grid.nodes.values():
+            if node.process.poll() is not None:
+                node.start()
+        for name in self.grid.nodes:
+            await self.grid.joined(name)
+
     def children(self, node: str, named: str) -> list[int]:
         """The processes of this name that a node's daemon has started."""
         parent = self.grid.nodes[node].process.pid
@@ -125,13 +152,13 @@ async def in_the_ring(grid: Grid, count: int) -> None:
     await until(are_in, 20.0, f"{count} nodes keep data")
 
 
-@pytest.fixture
-async def school(apache: ApacheServer, zk_root: str, tmp_path: Path) -> AsyncIterator[School]:
-    async with open_grid(apache.connect_string, zk_root, tmp_path) as grid:
-        await grid.start(
-            "a", "b", "c", slots=1, ZKD_WORKERS__MODULES="", ZKD_TRAINING__CHECKPOINT_S="0.3", ZKD_DATA__GRACE_S="60"
-        )
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def school(apache: ApacheServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[School]:
+    """One cluster for the tests of a module; each leaves all of its nodes there."""
+    root = f"/test-{uuid.uuid4().hex}"
+    async with open_grid(apache.connect_string, root, tmp_path_factory.mktemp("school")) as grid:
+        await grid.start("a", "b", "c", slots=1, **SETTINGS)
         await in_the_ring(grid, 3)
-        async with Client(apache.connect_string, zk_root) as client:
+        async with Client(apache.connect_string, root) as client:
             await client.datasets.put("digits", {"x": X, "y": Y}, parts=PARTS, replicas=2)
             yield School(grid, client)
