@@ -25,7 +25,7 @@ from zkd.cli import run, train_options
 from zkd.client.model import Model
 from zkd.client.terms import KINDS, OPTIMIZERS, OPTIONS
 from zkd.codec import decode
-from zkd.jobs import Job, Summary, Validation
+from zkd.jobs import Job, Progress, Summary, Validation
 from zkd.zk.server import EmbeddedServer
 
 Command = Callable[..., Awaitable[Ran]]
@@ -188,6 +188,7 @@ async def test_watching_tells_the_rounds_a_failover_and_what_came_of_it(
     office = await cluster.take("first", "n1", a_round(1, held_loss=1.5))
     office.say(a_round(2, held_loss=0.8, rows_s=2.1e6, round_s=0.0042))
     await until(lambda: "polyline" in curve.read_text())
+    await cluster.change("first", progress=Progress(2, waits_for=["n3: parts 4, 5"]))
     await cluster.lose("first")
     office = await cluster.take("first", "n2", a_round(1), a_round(2), a_round(3, held_loss=0.9))
     await until(lambda: len(cluster.nodes["n2"].asked) > 0)
@@ -201,6 +202,7 @@ async def test_watching_tells_the_rounds_a_failover_and_what_came_of_it(
         "round 2 of at most 1,000   loss 0.5   held-out 0.8   |gradient| 1.0e-02   2.1M rows/s   4.2 ms a round"
         in ran.out
     )
+    assert "first waits for n3: parts 4, 5\n" in ran.out
     assert "held-out 0.9, best 0.8 in round 2" in ran.out
     assert "tolerance: the optimum was reached within the tolerance, after 3 rounds" in ran.out
     assert "certificate: |v - v*| <= 2e-09" in ran.out
@@ -267,7 +269,8 @@ async def test_a_terminal_gets_one_screen_and_ctrl_c_leaves_the_job_alone(cluste
     try:
         await until(has("softmax on iris@1", "of at most 1,000", "coordinator", "n1", "█"))
         office.say(a_round(3, held_loss=1.2))
-        await until(has("best 1.1 in round 2"))
+        await cluster.change("first", progress=Progress(3, waits_for=["n3: parts 4, 5"]))
+        await until(has("best 1.1 in round 2", "waits for", "n3: parts 4, 5"))
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
         await until(has("first goes on", "interrupted"))

@@ -187,11 +187,12 @@ class _JsonLines:
 
 
 class _Lines:
-    """A line when the phase or the coordinator changes, and now and then about the rounds."""
+    """A line when the phase, the coordinator or what it waits for changes, and now and then about the rounds."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
         self._phase = self._coordinator = ""
+        self._waits_for: list[str] = []
         self._number = 0
         self._said_at = -math.inf
 
@@ -204,6 +205,10 @@ class _Lines:
             where = f", coordinated by {seen.coordinator}" if seen.coordinator else ""
             click.echo(f"{seen.job.id} {seen.phase}{where}")
             self._phase, self._coordinator = seen.phase, seen.coordinator or self._coordinator
+        if seen.waits_for != self._waits_for:
+            self._waits_for = seen.waits_for
+            if seen.waits_for:
+                click.echo(f"{seen.job.id} waits for {', '.join(seen.waits_for)}")
         is_due = is_news or time.monotonic() - self._said_at >= SAY_S
         if last is not None and number > self._number and is_due:
             click.echo("   ".join(words for _, words in _words(seen, last)))
