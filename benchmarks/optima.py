@@ -185,6 +185,8 @@ def _step(problem: Problem, gradient: Array, hessian: Array | None, kept: list[A
             z = x @ v
             z = bends * (z - (bends * z).sum(axis=1, keepdims=True)) if problem.kind == "softmax" else bends * z
             out = out + x.T @ z
+        if problem.kind == "softmax":  # as above
+            out[-1] += len(problem.rows) * v[-1].mean()
         return np.asarray(out.ravel())
 
     size = right.size
