@@ -25,27 +25,29 @@ from zkd.zk.server import serve_in_thread
 
 
 async def storms(options: argparse.Namespace, hosts: str, servers: ApacheServer | None, directory: Path) -> int:
-    bad = 0
+    bad, left = 0, ["all, since the storm broke off"]
     async with storm_over(hosts, f"/storm-{options.seed}", directory, servers, options.seed) as storm:
-        for number in range(options.rounds):
-            storm.rng = random.Random(f"{options.seed} {number}")
-            name = options.only or storm.rng.choice(list(MENU))
-            began = time.monotonic()
-            wrong = await storm.round(name, storm.rng.randint(1, 4))
-            took = time.monotonic() - began
-            told = ", ".join(line[8:].strip() for line in storm.struck)
-            print(f"{number:4} {name:9} {took:6.1f} s  {'WRONG' if wrong else 'well'}  {told}", flush=True)
-            for line in wrong:
-                print(f"       {line}", flush=True)
-            bad += bool(wrong)
-            if wrong and options.stop:
-                break
-        left = await storm.leftovers()
-        for line in left:
-            print(f"     left: {line}")
-        for name, node in storm.grid.nodes.items():
-            (directory / f"{name}.whole.log").write_text(node.log())
-            node.log_path.write_text("")
+        try:
+            for number in range(options.rounds):
+                storm.rng = random.Random(f"{options.seed} {number}")
+                name = options.only or storm.rng.choice(list(MENU))
+                began = time.monotonic()
+                wrong = await storm.round(name, storm.rng.randint(1, 4))
+                took = time.monotonic() - began
+                told = ", ".join(line[8:].strip() for line in storm.struck)
+                print(f"{number:4} {name:9} {took:6.1f} s  {'WRONG' if wrong else 'well'}  {told}", flush=True)
+                for line in wrong:
+                    print(f"       {line}", flush=True)
+                bad += bool(wrong)
+                if wrong and options.stop:
+                    break
+            left = await storm.leftovers()
+        finally:
+            for name, node in storm.grid.nodes.items():  # else they are printed
+                (directory / f"{name}.whole.log").write_text(node.log())
+                node.log_path.write_text("")
+    for line in left:
+        print(f"     left: {line}")
     print(f"{number + 1 - bad} rounds well, {bad} wrong, {len(left)} things left")
     return bad + len(left)
 

@@ -10,12 +10,13 @@ not at all, would show in these.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Storm:
     rng: random.Random
     calm: dict[str, str] = field(default_factory=dict)  # name on the menu -> digest of the model in quiet times
     struck: list[str] = field(default_factory=list)  # what happened, and when
-    healing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    healing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # before it waits for the job's end
+    mending: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # after that
     joined: int = 0
     job: str = ""
 
@@ -135,6 +137,9 @@ class Storm:
         if await self.school.holder(job.id) is not None:
             wrong.append("it is over, and has a coordinator")
         wrong += await self._removed(job)
+        for mend in self.mending:
+            await mend()
+        self.mending.clear()
         for node, data in self.grid.nodes.items():
             for line in data.log()[before.get(node, 0) :].splitlines():
                 if "Traceback" in line or '"level": "error"' in line or '"level":"error"' in line:
@@ -150,7 +155,8 @@ class Storm:
                 node.resume()
             else:
                 node.start()
-        await in_the_ring(self.grid, len(self.grid.nodes))
+        for name in self.grid.nodes:
+            await self.grid.joined(name, QUIET_S)
 
     async def _removed(self, job: TrainingJob) -> list[str]:
         """Remove the job; what is left of it."""
@@ -203,7 +209,7 @@ async def _look_on(job: TrainingJob, seen: list[Round]) -> None:
 def _ranges(numbers: list[int]) -> str:
     breaks = [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1]
     edges = [0, *breaks, len(numbers)]
-    return ", ".join(f"{numbers[a]}-{numbers[b - 1]}" for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a)
+    return ", ".join(f"{numbers[a]}-{numbers[b - 1]}" for a, b in itertools.pairwise(edges) if b > a)
 
 
 def _processes_below(directory: Path) -> list[int]:
@@ -283,10 +289,8 @@ def _signal(storm: Storm, name: str, kind: str, number: signal.Signals) -> list[
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 async def paused_and_resumed(storm: Storm) -> None:
@@ -330,6 +334,15 @@ async def segment_rotted(storm: Storm) -> None:
         (byte,) = file.read(1)
         file.seek(at)
         file.write(bytes([byte ^ 1 << storm.rng.randrange(8)]))
+
+    async def mend() -> None:
+        """Two rotten copies of one part would be lost data, which no job could do anything about."""
+        if path.exists():
+            with path.open("r+b") as file:
+                file.seek(at)
+                file.write(bytes([byte]))
+
+    storm.mending.append(mend)
 
 
 async def server_killed(storm: Storm) -> None:
@@ -377,5 +390,3 @@ async def storm_over(
         await client.datasets.put("digits", {"x": DIGITS, "y": LABELS}, parts=PARTS, replicas=2)
         await client.datasets.put("cancer", {"x": CANCER, "y": MALIGNANT}, parts=PARTS, replicas=2)
         yield Storm(School(grid, client), servers, random.Random(seed))
-
-

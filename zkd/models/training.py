@@ -44,8 +44,7 @@ from zkd.models.story import Best, Counts, Outcome, Round, Stage
 State: TypeAlias = Newton | Lbfgs | Descent | Stochastic | Average
 
 STALL = 1e-12
-STALLS_MAX = 100  # gradients of plain descent go up and down
-STALLS_OF_LBFGS = 30
+STALLS_MAX = 100  # gradients of descent go up and down; L-BFGS has reached the optimum after 30, too
 STALLS_OF_NEWTON = 3
 AS_GOOD = 1e-9  # of |w|: an optimiser that stopped this near the optimum need not be helped
 UNSURE = 1e-6  # a bound of |v - v*| beside |w|: beyond, a run that stopped by itself is called approximate
@@ -233,9 +232,7 @@ class Run:
                 is_near = at.slope <= plan.tol * self.counts.weight
             if is_near:
                 return "tolerance"
-        most = STALLS_MAX
-        if isinstance(self.state, Newton | Lbfgs):
-            most = STALLS_OF_NEWTON if isinstance(self.state, Newton) else STALLS_OF_LBFGS
+        most = STALLS_OF_NEWTON if isinstance(self.state, Newton) else STALLS_MAX
         if self.stalls >= most and not isinstance(self.state, Stochastic | Average):
             return "stalled"
         if plan.patience is not None and self.waited >= plan.patience:
