@@ -287,6 +287,16 @@ def test_constant_and_suspicious_features_are_noted_by_name() -> None:
     assert "about y by itself, did it leak? leak[1] (area under the curve 1 for 1)" in notes[1]
 
 
+def test_features_are_looked_at_for_leaks_however_many_there_are_or_it_is_said_that_they_were_not() -> None:
+    rng = np.random.default_rng(0)
+    columns = {"x": rng.standard_normal((60, 17_000)), "y": np.arange(60) % 2}
+    columns["x"][:, 16_999] = columns["y"] * 7.0
+    noted = done(table(columns, parts=2), model="logistic", optimizer="gd", max_rounds=1).summary.notes
+    assert "did it leak? x[16999] (correlation 1)" in noted[0]
+    many = table(numbers() | {"y": np.arange(60) % 30})
+    assert "too many classes and features" in done(many, model="softmax", max_rounds=1).summary.notes[0]
+
+
 def test_rows_on_both_sides_of_a_split_by_key_are_counted() -> None:
     columns = numbers(400)
     columns["id"] = np.arange(400)

@@ -217,7 +217,9 @@ class Course:
     def remarks(self) -> list[str]:
         """What people should know of the data, of the run, and of what could not be explained."""
         assert self.run is not None
-        known = remarks(self.chosen.names, self.chosen.target, self.constant, self.suspicions, self.straddled)
+        assert self.found is not None
+        classes, names, target = len(self.found.classes), self.chosen.names, self.chosen.target
+        known = remarks(names, target, self.constant, self.suspicions, classes, self.straddled)
         if self.job.privacy is not None:
             known.append(f"private only to those who do not know the seed, {self.job.seed}, which stands in the job")
         return [*known, *self.run.outcome.notes, *self.notes]

@@ -25,7 +25,7 @@ from zkd.models.messages import ask_in, ask_out, partial_in, partial_out
 from zkd.models.model import Kind, Model, TargetMean, Vector
 from zkd.models.partials import HEAD, Ask, Partial
 from zkd.models.rows import Array, Scaler
-from zkd.models.spread import BINS, TOLD_APART_MAX, Spread
+from zkd.models.spread import BINS, Spread, told_apart
 from zkd.models.survey import Findings, Glance
 
 Arrays: TypeAlias = dict[str, Array]
@@ -238,7 +238,9 @@ def answer_out(answer: Answer) -> bytes:
         texts["labels"] = msgspec.json.encode([label for label, _, _ in glance.labels]).decode()
     elif answer.spread is not None:
         kind = "spread"
-        arrays |= {"counts": answer.spread.counts} | _sums_out(answer.spread.sums)
+        counts = answer.spread.counts
+        arrays["counts"] = counts.astype(np.uint32) if counts.max(initial=0) < 1 << 32 else counts
+        arrays |= _sums_out(answer.spread.sums)
         if answer.straddle is not None:
             own = answer.straddle
             arrays |= {"straddle.trained": own.trained, "straddle.held": own.held, "straddle.counts": own.counts}
@@ -303,11 +305,11 @@ def _answer(
         return Answer(numbers, glance=_glance(arrays, texts, count, width))
     if kind == "spread":
         assert context.found is not None
-        classes = len(context.found.classes)
-        counts = _array(arrays, "counts", np.int64, (width, BINS, classes if classes <= TOLD_APART_MAX else 0))
-        return Answer(
-            numbers, spread=Spread(_sums_in(arrays, count, 2 * width + 1), counts), straddle=_straddle(arrays)
-        )
+        kind_of_counts = np.int64 if arrays.get("counts", numbers).dtype == np.int64 else np.uint32
+        shape = (width, BINS, told_apart(width, len(context.found.classes)))
+        counts = _array(arrays, "counts", kind_of_counts, shape).astype(np.int64)
+        seen = Spread(_sums_in(arrays, count, 2 * width + 1), counts)
+        return Answer(numbers, spread=seen, straddle=_straddle(arrays))
     assert context.model is not None
     if kind == "importance":
         return Answer(numbers, losses=_sums_in(arrays, count, 2 + width))

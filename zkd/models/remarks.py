@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from zkd.models.exchange import Straddle
-from zkd.models.spread import Suspicion
+from zkd.models.spread import Suspicion, told_apart
 
 SAMPLED_ROWS: Final = 1 << 16  # whose features are compared across a split by key; 8 bytes each are sent
 SHOWN_MAX: Final = 5  # features in a line
@@ -43,9 +43,10 @@ def remarks(
     target: str,
     constant: Sequence[int],
     suspicions: Sequence[Suspicion],
+    classes: int,
     both: Straddled | None,
 ) -> list[str]:
-    """A line each, for people."""
+    """A line each, for people. `classes` that the target has; 0 where it is numbers."""
     lines = []
     if constant:
         lines.append(f"constant among training rows: {_some([names[place] for place in constant])}")
@@ -56,6 +57,8 @@ def remarks(
             for each in suspicions
         ]
         lines.append(f"says almost all about {target} by itself, did it leak? {_some(said)}")
+    if classes > 2 and not told_apart(len(names), classes):
+        lines.append(f"too many classes and features to see whether one says almost all about {target} by itself")
     if both is not None and both.rows:
         sample = "" if both.each == 1 else f" in a sample of 1 in {both.each}"
         lines.append(

@@ -21,6 +21,8 @@ TINY = 1e-306  # a spread whose inverse a float cannot hold is none
 BINS = 256  # of a feature's values, for areas under curves: finer near its mean
 SUSPICIOUS = 0.99  # correlation with the target, or area under the curve, of one feature by itself
 TOLD_APART_MAX = 20  # classes that are each set against all others
+CELLS_MAX = 1 << 23  # bins of all features and classes together; 64 MiB
+GATHERED = 1 << 16  # values, at least, that are counted in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Spread:
     """
 
     sums: Binned  # (2 features + 1,): (x - m)^2, (x - m)(y - n), (y - n)^2
-    counts: Counts  # (features, BINS, classes) of training rows; empty where numbers are fitted
+    counts: Counts  # (features, BINS, `told_apart`) of training rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ class Suspicion:
 
 def spread(rows: Rows, found: Findings) -> Spread:
     """One part's answer. The target of `rows` is numbers or class numbers."""
-    features, classes = rows.features, len(found.classes)
-    counts = np.zeros((features, BINS, classes if classes <= TOLD_APART_MAX else 0), np.int64)
+    features = rows.features
+    counts = np.zeros((features, BINS, told_apart(features, len(found.classes))), np.int64)
+    places: list[Counts] = []
     sums = np.zeros(2 * features + 1)
     unit, width = found.unit, found.width
     for block in blocks(rows, Scaler(found.mean, np.ones(features)), intercept=False):
@@ -59,13 +62,31 @@ def spread(rows: Rows, found: Findings) -> Spread:
         sums[-1] += block.weight @ np.square(off)
         if counts.size:
             trained = block.weight > 0
-            _count(counts, block.x[trained] * (unit / width), block.target[trained].astype(np.int64))
+            classes = block.target[trained].astype(np.int64)
+            places.append(_places(block.x[trained] * (unit / width), classes, counts.shape[2]))
+            if sum(len(some) for some in places) >= max(GATHERED, counts.size):
+                _count(counts, places)
+    _count(counts, places)
     return Spread(binned(sums), counts)
 
 
+def told_apart(features: int, classes: int) -> int:
+    """How many classes are set against all others; none where it would take too many bins."""
+    return classes if classes <= TOLD_APART_MAX and features * BINS * classes <= CELLS_MAX else 0
+
+
 def merge_spreads(spreads: Iterable[Spread]) -> Spread:
-    items = list(spreads)
-    return Spread(add(item.sums for item in items), np.sum([item.counts for item in items], axis=0))
+    """At least one. One after the other: they may be large."""
+    total: Spread | None = None
+    for item in spreads:
+        if total is None:
+            total = Spread(item.sums, item.counts.copy())
+        else:
+            counts = total.counts
+            counts += item.counts
+            total = Spread(add((total.sums, item.sums)), counts)
+    assert total is not None
+    return total
 
 
 def scaler_of(seen: Spread, found: Findings) -> tuple[Scaler, tuple[int, ...]]:
@@ -82,11 +103,14 @@ def scaler_of(seen: Spread, found: Findings) -> tuple[Scaler, tuple[int, ...]]:
 
 
 def suspicions(seen: Spread, found: Findings) -> tuple[Suspicion, ...]:
-    """Features with |correlation|, or area under the curve of one class (of up to 20) against the rest, above 0.99."""
+    """Features with |correlation|, or area under the curve of one class (of up to 20) against the rest, above 0.99.
+
+    Of two classes that are not set against each other for lack of room the correlation is looked at.
+    """
     features = len(found.mean)
     sums = seen.sums.value()
     told: list[Suspicion] = []
-    if not found.classes:
+    if not found.classes or (len(found.classes) == 2 and not seen.counts.size):
         below = np.sqrt(sums[:features]) * np.sqrt(sums[-1])
         correlations = np.divide(sums[features:-1], below, out=np.zeros(features), where=below > 0)
         told += [
@@ -104,13 +128,19 @@ def suspicions(seen: Spread, found: Findings) -> tuple[Suspicion, ...]:
     return tuple(told)
 
 
-def _count(counts: Counts, x: Vector, classes: Counts) -> None:
-    """Adds rows to the bins. Bins lie by the fourth root of the distance from the mean, which many decades fit in."""
+def _places(x: Vector, classes: Counts, many: int) -> Counts:
+    """The bins of rows' values. They lie by the fourth root of the distance from the mean: many decades fit in."""
     roots = np.sign(x) * np.sqrt(np.sqrt(np.abs(x).clip(max=1.0)))
     bins = ((roots + 1.0) * (0.5 * BINS)).astype(np.int64).clip(max=BINS - 1)
-    features, _, many = counts.shape
-    places = (np.arange(features) * BINS + bins) * many + classes[:, None]
-    counts += np.bincount(places.ravel(), minlength=counts.size).reshape(counts.shape)
+    places: Counts = ((np.arange(x.shape[1]) * BINS + bins) * many + classes[:, None]).ravel()
+    return places
+
+
+def _count(counts: Counts, places: list[Counts]) -> None:
+    """Adds one to each place, and forgets them."""
+    if places:
+        counts += np.bincount(np.concatenate(places), minlength=counts.size).reshape(counts.shape)
+        places.clear()
 
 
 def _areas(counts: Counts, number: int) -> Vector:
