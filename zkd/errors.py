@@ -304,6 +304,10 @@ class DataDamaged(ZkdError):
     """Bytes that are not what their digest says, or a file that is not what its manifest says."""
 
 
+class DataContradicts(DataDamaged):
+    """What the tree says of a segment is not what its digest names: no copy of it will be anything else."""
+
+
 class BadTraining(ZkdError):
     """Data, options or answers that a model cannot be trained from. The message says where, and what to do."""
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.store.made import BLOCK, Made, got, in_pieces, make, put
 from tests.store.serving import TOKEN, Serving, peer, serving
-from zkd.errors import DataDamaged, DataUnavailable
+from zkd.errors import DataContradicts, DataDamaged, DataUnavailable
 from zkd.manifests import SegmentRef
 from zkd.net import bodies, segments
 from zkd.net.fetch import session
@@ -459,7 +459,7 @@ async def test_a_segment_of_another_size_than_the_manifest_says_is_refused(
     store = SegmentStore(tmp_path / "store")
     for size in (0, 1, made.ref.size - 1, made.ref.size * 2, 10**10):
         lie = SegmentRef(made.id, made.ref.rows, size)
-        with pytest.raises(DataUnavailable, match="expected"):
+        with pytest.raises(DataContradicts, match="expected"):
             await read_files(http, [node.address], TOKEN, lie, [0])
         if size < made.ref.size - 2**23 or size > made.ref.size:
             with pytest.raises(DataUnavailable, match="expected a segment of"):

@@ -16,6 +16,7 @@ from zkd.client import at_url, copies
 from zkd.client.copies import Stat, Verified
 from zkd.client.race import Pace, first_good
 from zkd.core.datasets import mark_of
+from zkd.core.extents import row_bytes
 from zkd.core.placement import hash_key, part_of
 from zkd.errors import BadRecord, BadRows, DataDamaged, DatasetNotFound, DataUnavailable
 
@@ -189,7 +190,7 @@ class Dataset:
             return typed(value.get("columns") if isinstance(value, dict) else value, columns)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise DataUnavailable(str(error) or type(error).__name__) from None
-        except (BadRecord, BadRows) as error:
+        except (BadRecord, BadRows, MemoryError) as error:
             raise DataDamaged(f"the answer is not rows of {self.name}: {error}") from None
 
     # --- Rows ---------------------------------------------------------------------------------------------
@@ -229,7 +230,10 @@ class Dataset:
 
             await self._all(numbers, chosen, Arena(), keep)
             return (await asyncio.to_thread(merged, plain, found))[1]
-        table = await asyncio.to_thread(Assembly, self.rows, plain)
+        try:
+            table = await asyncio.to_thread(Assembly, self.rows, plain)
+        except (MemoryError, ValueError):
+            raise await self._too_large(plain) from None
 
         async def add(piece: tuple[Numbers, Columns]) -> None:
             if table.add(piece):
@@ -290,6 +294,20 @@ class Dataset:
             if name not in there:
                 raise DatasetNotFound(f"{self.name} has no column {name!r}; it has {', '.join(map(repr, there))}")
         return [there[name] for name in dict.fromkeys(wanted)]
+
+    async def _too_large(self, columns: Sequence[Column]) -> Exception:
+        """Why there is no memory for these columns: they are too large, or said to be what they are not."""
+        size = self.rows * sum(map(row_bytes, columns))
+        part, largest = max(
+            ((part, ref) for part, refs in enumerate(self.segments) for ref in refs), key=lambda each: each[1].size
+        )
+        try:
+            await self._segment(part, largest, [], None)
+        except DataDamaged as error:
+            return error
+        except DataUnavailable:
+            pass
+        return DataUnavailable(f"{self.name}: there is no memory for {size} bytes; read some columns, or some parts")
 
     def _expect_part(self, number: int) -> None:
         if not isinstance(number, int) or not 0 <= number < self.parts:

@@ -21,6 +21,7 @@ from zkd import codec
 from zkd.client.dropbox import ANY_VERSION, OUTAGE_MAX_S
 from zkd.client.outstanding import NO_ANSWER
 from zkd.core.datasets import Parts, assemble, chunk_digest, read_chunk, read_head, read_manifest, version_number
+from zkd.core.extents import expect_extent
 from zkd.errors import (
     BadRecord,
     BadRows,
@@ -130,7 +131,11 @@ class Editions:
             except BadRecord as error:
                 raise DataDamaged(f"{path}: {error}") from None
         try:
-            return assemble(manifest, chunks)
+            parts = assemble(manifest, chunks)
+            for number, refs in enumerate(parts):
+                for ref in refs:
+                    expect_extent(ref, manifest.columns, f"$.parts[{number}]")
+            return parts
         except BadRecord as error:
             raise DataDamaged(f"{self._paths.version(manifest.name, manifest.version)}: {error}") from None
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from statistics import median
 from typing import Generic, TypeVar
 
-from zkd.errors import DataDamaged, DataUnavailable
+from zkd.errors import DataContradicts, DataDamaged, DataUnavailable
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -49,11 +49,14 @@ class _Answer(Generic[S, T]):
 
 async def first_good(sources: Iterable[S], ask: Callable[[S], Awaitable[T]], pace: Pace, size: int, what: str) -> T:
     """The first answer that is not `DataUnavailable` or `DataDamaged`; `DataUnavailable` with all faults if none is.
+    `DataContradicts` of any of them is the answer of all.
 
     Each of the others is bounded in time by itself, and so is the whole.
     """
     faults: list[str] = []
     value = await _first_good(iter(sources), ask, pace, size, faults)
+    if isinstance(value, DataContradicts):
+        raise value
     if value is None:
         raise DataUnavailable(f"{what}: " + ("; ".join(faults) or "no node that is here serves it"))
     return value[0]
@@ -61,7 +64,7 @@ async def first_good(sources: Iterable[S], ask: Callable[[S], Awaitable[T]], pac
 
 async def _first_good(
     sources: Iterable[S], ask: Callable[[S], Awaitable[T]], pace: Pace, size: int, faults: list[str]
-) -> tuple[T] | None:
+) -> tuple[T] | DataContradicts | None:
     now = asyncio.get_running_loop().time
     answers: asyncio.Queue[_Answer[S, T]] = asyncio.Queue()
 
@@ -95,8 +98,11 @@ async def _first_good(
             except TimeoutError:
                 continue  # late: ask another one, too
             in_flight -= 1
-            if answer.fault is None:
+            if answer.fault is None or isinstance(answer.fault, DataContradicts):
                 for task in running:
                     task.cancel()
+            if isinstance(answer.fault, DataContradicts):
+                return answer.fault
+            if answer.fault is None:
                 return (answer.value,)  # type: ignore[return-value]  # no fault, so it is a value
             faults.append(f"{answer.source}: {answer.fault}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zkd.client.race import Pace, first_good
-from zkd.errors import BadRecord, DataDamaged
+from zkd.errors import BadRecord, DataContradicts, DataDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -83,10 +83,12 @@ class Reading:
         self, directory: Path, ref: SegmentRef, columns: Sequence[tuple[int, Column]], room: Room | None
     ) -> tuple[Numbers, Columns] | None:
         """From a node's own files; None if they are not there, not for us to read, or not good."""
-        from zkd.store.segment_checks import SegmentReader, read_segment
+        from zkd.net.segment_reads import expected
+        from zkd.store.segment_checks import SegmentReader, read_json
 
         try:
-            segment = read_segment(directory, ref.id)
+            segment = expected(read_json(directory, ref.id), ref)
+            _expect(segment, columns)  # before anything is reserved
             with SegmentReader(directory, ref.id, segment) as reader:
                 files: dict[int, memoryview | mmap] = {}
                 for number in _numbers(columns):
@@ -96,7 +98,9 @@ class Reading:
                         files[number] = into = room(segment.files[number].size)
                         reader.fill(number, into)
             return _arrays(segment, files, columns)
-        except (DataDamaged, BadRecord, OSError):
+        except DataContradicts:
+            raise
+        except (DataDamaged, OSError, MemoryError):
             return None
 
     def _mapped(self, reader: SegmentReader, directory: Path, segment: Segment, number: int) -> mmap:
@@ -165,12 +169,14 @@ def _arrays(
 
 
 def _expect(segment: Segment, columns: Sequence[tuple[int, Column]]) -> None:
-    """`DataDamaged` unless these files of the segment are the columns that the manifest says."""
+    """`DataContradicts` unless these files of the segment are the columns that the manifest says."""
     for number, column in columns:
         found = segment.columns[number - 1] if number <= len(segment.columns) else None
         # Text may have grown wider in later segments; all else is as it was.
-        is_same = found is not None and (
-            found.dtype == column.dtype or (found.dtype[1] in "US" and found.dtype[1] == column.dtype[1])
-        )
+        is_same = found is not None and (found.dtype == column.dtype or _is_narrower(found.dtype, column.dtype))
         if found is None or not is_same or (found.name, found.shape) != (column.name, column.shape):
-            raise DataDamaged(f"file {number} of a segment is not the column {column.name!r} of its dataset")
+            raise DataContradicts(f"file {number} of a segment is not the column {column.name!r} of its dataset")
+
+
+def _is_narrower(text: str, other: str) -> bool:
+    return text[1] in "US" and text[1] == other[1] and int(text[2:]) <= int(other[2:])

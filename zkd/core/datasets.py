@@ -15,18 +15,13 @@ import msgspec
 from blake3 import blake3
 
 from zkd import codec
+from zkd.core.extents import row_bytes
 from zkd.errors import BadRecord
 from zkd.manifests import CHUNK_PARTS, KEY_HASH, PARTS_MAX, Head, Holding, Manifest, Ring, SegmentRef
 from zkd.paths import NodeId, is_name
 
 Parts = tuple[tuple[SegmentRef, ...], ...]  # the segments of each part, the oldest first
 
-# Fixed-size plain data, as numpy spells it; what carries objects or structure is none.
-_DTYPE = re.compile(
-    r"(?:[|]?[biu]1|[|]?[SV][1-9][0-9]{0,8}|[<>]?(?:[iu][248]|f(?:[248]|16)|c(?:8|16|32)|U[1-9][0-9]{0,7})"
-    r"|[<>]?[mM]8(?:\[[1-9]?[0-9]{0,8}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)\Z",
-    re.ASCII,
-)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 _chunk = msgspec.json.Decoder(list[list[SegmentRef]])
 
@@ -80,8 +75,7 @@ def read_manifest(name: str, version: int, text: bytes) -> Manifest:
         if column is not None and column not in columns:
             raise BadRecord(f"$.{place}", f"expected one of the columns, got {column!r}")
     for number, each in enumerate(manifest.columns):
-        if not _DTYPE.match(each.dtype):
-            raise BadRecord(f"$.columns[{number}].dtype", f"expected plain data such as <f8, got {each.dtype[:40]!r}")
+        row_bytes(each, f"$.columns[{number}]")
     if manifest.parent is not None and not 1 <= manifest.parent < version:
         raise BadRecord("$.parent", f"expected a version before {version}, got {manifest.parent}")
     return manifest

@@ -16,7 +16,7 @@ from pathlib import Path
 from zkd.errors import DataDamaged, DataUnavailable
 from zkd.manifests import Segment, SegmentRef
 from zkd.net.places import place_of
-from zkd.net.segment_reads import FilesReading, Room, own_room
+from zkd.net.segment_reads import FilesReading, Room, expected, own_room
 from zkd.store import SegmentStore
 from zkd.store.packing import Packed
 from zkd.store.segment_checks import SegmentReader, read_json
@@ -132,10 +132,7 @@ class Remote:
         if len(head) < HEAD_BYTES + length:
             head += await self._get(ref, len(head), HEAD_BYTES + length)
         text = head[HEAD_BYTES : HEAD_BYTES + length]
-        segment = parse(text, ref.id)
-        if (size_of(segment), segment.rows) != (ref.size, ref.rows):
-            raise DataDamaged(f"{short(ref.id)}: expected {ref.rows} rows in {ref.size} bytes, it has other ones")
-        return text, segment
+        return text, expected(text, ref)
 
     async def _range(self, ref: SegmentRef, start: int, stop: int) -> AsyncGenerator[bytes]:
         """These bytes, in pieces. `DataDamaged` if there are fewer."""

@@ -13,7 +13,7 @@ import aiohttp
 from blake3 import blake3
 from xxhash import xxh3_64_intdigest
 
-from zkd.errors import DataDamaged, DataUnavailable
+from zkd.errors import DataContradicts, DataDamaged, DataUnavailable
 from zkd.manifests import BLOCK_BYTES, Segment, SegmentRef
 from zkd.net.bodies import MIB, Refused, Stopped, answered, bearer, opened, pieces, words_of
 from zkd.store.segment_files import (
@@ -45,27 +45,29 @@ async def manifest(http: aiohttp.ClientSession, address: str, token: str, ref: S
         if size is None or size > SEGMENT_JSON_BYTES_MAX:
             raise Refused(f"expected at most {SEGMENT_JSON_BYTES_MAX} bytes, got {size}")
         text = b"".join([piece async for piece in pieces(answer.content, size)])
-    return _expected(text, ref), len(text)
+    return expected(text, ref), len(text)
 
 
-def _expected(text: bytes, ref: SegmentRef) -> Segment:
+def expected(text: bytes, ref: SegmentRef) -> Segment:
     """The segment that segment.json describes, if it is the one that the manifest lists."""
     segment = parse(text, ref.id)
     if size_of(segment) != ref.size or segment.rows != ref.rows:
-        raise DataDamaged(f"{short(ref.id)}: expected {ref.rows} rows in {ref.size} bytes, it has other ones")
+        raise DataContradicts(f"{short(ref.id)}: expected {ref.rows} rows in {ref.size} bytes, it has other ones")
     return segment
 
 
-async def _head(chunks: AsyncIterator[bytes], ref: SegmentRef, total: int) -> tuple[bytes, bytes]:
-    """segment.json at the beginning of a packed segment, and what came with it."""
+async def _head(chunks: AsyncIterator[bytes], ref: SegmentRef, total: int) -> tuple[bytes, bytes] | None:
+    """segment.json at the beginning of a packed segment, and what came with it. None: its files have another size."""
     length = total - HEAD_BYTES - ref.size  # by its size, as it says itself in its head
     if not 0 < length <= SEGMENT_JSON_BYTES_MAX:
-        raise Refused(f"expected a segment of {ref.size} bytes, got one of {total} with its manifest")
+        return None
     head = b""
-    while len(head) < HEAD_BYTES + length:
+    while len(head) < HEAD_BYTES:
         head += await anext(chunks)
     if json_bytes(head[:HEAD_BYTES]) != length:
-        raise DataDamaged(f"{short(ref.id)}: expected a segment.json of {length} bytes, it says otherwise")
+        return None
+    while len(head) < HEAD_BYTES + length:
+        head += await anext(chunks)
     return head[HEAD_BYTES : HEAD_BYTES + length], head[HEAD_BYTES + length :]
 
 
@@ -99,20 +101,31 @@ async def read_files(
             if reading is None and is_whole:
                 async with opened(http, url, token, 0, None) as (content, size, total):
                     chunks = pieces(content, size)
-                    text, rest = await _head(chunks, ref, total)
-                    reading = FilesReading(ref.id, _expected(text, ref), HEAD_BYTES + len(text), files, room)
-                    if len(files) == len(reading.segment.files):
-                        await reading.take(_after(rest, chunks))
-            elif reading is None:
+                    head = await _head(chunks, ref, total)
+                    if head is not None:
+                        text, rest = head
+                        reading = FilesReading(ref.id, expected(text, ref), HEAD_BYTES + len(text), files, room)
+                        if len(files) == len(reading.segment.files):
+                            await reading.take(_after(rest, chunks))
+            if reading is None:  # or it does not fit, and its segment.json says who lies
                 segment, json_size = await manifest(http, address, token, ref)
                 reading = FilesReading(ref.id, segment, HEAD_BYTES + json_size, files, room)
             while (run := reading.missing()) is not None:
                 async with opened(http, url, token, *run) as (content, size, _):
                     await reading.take(pieces(content, size))
             return reading.segment, reading.done
+        except DataContradicts:
+            raise
         except (DataDamaged, Stopped) as error:
             faults.append(f"{address}: {error}")
     raise DataUnavailable(f"{short(ref.id)} cannot be read: {'; '.join(faults[-8:]) or 'no node has it'}")
+
+
+def _had(room: Room, size: int) -> memoryview:
+    try:
+        return room(size)
+    except (MemoryError, OverflowError, ValueError):
+        raise DataUnavailable(f"there is no memory for a file of {size} bytes") from None
 
 
 class FilesReading:
@@ -127,7 +140,7 @@ class FilesReading:
         self._id = segment_id
         self._wanted = sorted(set(files))
         if self._wanted and self._wanted[-1] >= len(segment.files):
-            raise DataDamaged(f"{short(segment_id)} has {len(segment.files)} files, not {self._wanted[-1] + 1}")
+            raise DataContradicts(f"{short(segment_id)} has {len(segment.files)} files, not {self._wanted[-1] + 1}")
         self._starts = [head_bytes]
         for file in segment.files:
             self._starts.append(self._starts[-1] + file.size)
@@ -173,7 +186,7 @@ class FilesReading:
         """Take what belongs to this file; what does not."""
         file = self.segment.files[number]
         if self._data is None:
-            self._data = self._room(file.size)
+            self._data = _had(self._room, file.size)
         taken = data[: file.size - self._came]
         self._data[self._came : self._came + len(taken)] = taken
         self._came += len(taken)

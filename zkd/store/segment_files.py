@@ -11,7 +11,6 @@ thread. numpy is not needed.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,8 @@ import msgspec
 from blake3 import blake3
 from xxhash import xxh3_64_intdigest
 
-from zkd.errors import DataDamaged
+from zkd.core.extents import row_bytes
+from zkd.errors import BadRecord, DataDamaged
 from zkd.manifests import BLOCK_BYTES, Column, Segment, SegmentFile, SegmentRef
 
 if TYPE_CHECKING:
@@ -39,13 +39,12 @@ HEAD_BYTES = len(MAGIC) + 8
 _ID = re.compile(r"[0-9a-f]{64}\Z")
 # One spelling for each dtype that is plain data; numpy's own parser reads far more.
 _DTYPE = re.compile(
-    r"(?:\|(?P<bytes>[biu]1|[SV][1-9][0-9]{0,8})|<(?P<words>[iu][248]|f[248]|f16|c8|c16|c32|U[1-9][0-9]{0,8})"
-    r"|<[mM]8(?P<unit>\[[1-9]?[0-9]{0,8}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)\Z"
+    r"(?:\|(?:[biu]1|[SV][1-9][0-9]{0,8})|<(?:[iu][248]|f[248]|f16|c8|c16|c32|U[1-9][0-9]{0,8})"
+    r"|<[mM]8(?:\[[1-9]?[0-9]{0,8}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)\Z"
 )
 ROWS = Column("", "<i8")  # the file of the rows' numbers, as if it were a column
 _GROWTH_DIGITS = 21  # numpy leaves room in a header for a first axis that grows to so many digits
 _ALIGNMENT = 64
-_DIMENSIONS_MAX = 64  # numpy's own limit
 
 _decode = msgspec.json.Decoder(Segment).decode
 _encode = msgspec.json.Encoder().encode
@@ -155,14 +154,12 @@ def blocks(segment: Segment, head_bytes: int, start: int, stop: int) -> Iterator
 
 def item_bytes(column: Column) -> int:
     """Bytes of one row of this column; `DataDamaged` if its dtype is not plain data of the spelling we use."""
-    match = _DTYPE.match(column.dtype)
-    if len(column.shape) >= _DIMENSIONS_MAX:
-        raise DataDamaged(f"{column.name}: expected rows of less than {_DIMENSIONS_MAX} dimensions")
-    if match is None:
+    if _DTYPE.match(column.dtype) is None:
         raise DataDamaged(f'{column.name}: expected a dtype such as "<f8", "|b1" or "<M8[ns]", got {column.dtype!r}')
-    spelled = match["bytes"] or match["words"] or "m8"
-    count = int(spelled[1:]) * (4 if spelled[0] == "U" else 1)
-    return count * math.prod(column.shape)
+    try:
+        return row_bytes(column, column.name)
+    except BadRecord as error:
+        raise DataDamaged(str(error)) from None
 
 
 def npy_header(column: Column, rows: int) -> bytes:

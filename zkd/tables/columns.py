@@ -14,6 +14,7 @@ import numpy as np
 
 from zkd.arrays.dtypes import Array, refuse_bad_elements
 from zkd.arrays.writing import is_masked
+from zkd.core.extents import TEXT_WIDTH_MAX as TEXT_WIDTH_MAX
 from zkd.errors import BadRecord, BadRows
 from zkd.manifests import Column
 
@@ -21,7 +22,6 @@ Columns = dict[str, Array]  # a batch of rows: arrays of one length
 
 NAME_LENGTH_MAX = 128
 COLUMNS_MAX = 4096
-TEXT_WIDTH_MAX = 4096  # characters: every row of a column takes as much as the longest, 4 bytes for each
 KINDS = "biufcmMSU"
 KEY_KINDS = "iufmMSU"
 ADVICE = "expected numbers, truth values, dates, text or bytes of fixed width; use .astype(...) or leave it out"
