@@ -138,7 +138,7 @@ class Caller:
 
 
 @asynccontextmanager
-async def counting(shelf: Shelf, workers: int = 2, memory: int = 1 << 28) -> AsyncIterator[tuple[Counters, Answers]]:
+async def counting(shelf: Shelf, workers: int = 1, memory: int = 1 << 28) -> AsyncIterator[tuple[Counters, Answers]]:
     counters = Counters(shelf.files, workers, memory, zkd_log.get())
     async with asyncio.TaskGroup() as group:
         running = group.create_task(counters.run())

@@ -66,7 +66,7 @@ async def test_partials_are_those_of_one_process_whoever_counts(tmp_path: Path) 
     problem = Problem(parts)
     async with shelved(tmp_path) as shelf:
         await shelf.put("d", parts)
-        for workers, memory in ((1, 1 << 28), (3, 1 << 28), (2, 0)):
+        for workers, memory in ((1, 1 << 28), (3, 0)):
             async with counting(shelf, workers, memory) as (_, answers):
                 link, caller = visit(answers, problem)
                 for number, wants in enumerate(("gradient", "hessian", "loss")):
@@ -127,7 +127,7 @@ async def test_what_is_known_of_the_data_may_grow_on_one_link(tmp_path: Path) ->
         ask(link, 0, range(3), problem.survey())
         link.context(*problem.said())
         ask(link, 1, range(3), problem.question(1))
-        assert len(answers_in(await caller.partials(0), "survey", 3, context_in(problem.early))) == 2
+        assert len(answers_in(await caller.partials(0), "survey", 3, context_in(problem.early))) == 1
         problem.check(await caller.partials(1), range(3), 1)
         ask(link, 2, range(3), problem.survey())
         assert "is asked about" in await caller.words(2)
@@ -139,7 +139,7 @@ async def test_each_part_stays_with_its_counter_and_is_read_once(
 ) -> None:
     parts = parts_of(6)
     problem = Problem(parts)
-    async with shelved(tmp_path) as shelf, counting(shelf) as (_, answers):
+    async with shelved(tmp_path) as shelf, counting(shelf, 2) as (_, answers):
         await shelf.put("d", parts)
         link, caller = visit(answers, problem)
         ask(link, 0, range(6), problem.question(0))
@@ -196,7 +196,7 @@ async def test_flipped_bits_are_never_counted(tmp_path: Path, memory: int) -> No
     problem = Problem(parts)
     async with shelved(tmp_path) as shelf:
         await shelf.put("d", parts)
-        async with counting(shelf, 2, memory) as (_, answers):
+        async with counting(shelf, 1, memory) as (_, answers):
             link, caller = visit(answers, problem)
             flip(shelf.file(0, 0))
             ask(link, 0, [0, 1], problem.question(0))
@@ -228,7 +228,7 @@ async def test_a_file_that_was_touched_and_is_good_still_counts(tmp_path: Path) 
 async def test_a_killed_counter_costs_no_ask(tmp_path: Path) -> None:
     parts = parts_of(4, rows=20_000)
     problem = Problem(parts)
-    async with shelved(tmp_path) as shelf, counting(shelf) as (counters, answers):
+    async with shelved(tmp_path) as shelf, counting(shelf, 2) as (counters, answers):
         await shelf.put("d", parts)
         link, caller = visit(answers, problem)
         ask(link, 0, range(4), problem.question(0))
@@ -298,7 +298,7 @@ async def test_a_stopped_counter_does_not_hold_up_the_end(tmp_path: Path) -> Non
     problem = Problem(parts)
     async with shelved(tmp_path) as shelf:
         await shelf.put("d", parts)
-        async with counting(shelf) as (counters, answers):
+        async with counting(shelf, 2) as (counters, answers):
             link, caller = visit(answers, problem)
             ask(link, 0, range(2), problem.question(0))
             await caller.partials(0)
@@ -326,7 +326,7 @@ async def test_counters_go_when_there_is_nothing_to_count(tmp_path: Path, monkey
             ask(link, number, range(3), problem.question(number))
             problem.check(await caller.partials(number), range(3), number)
             there = pids(counters)
-            assert len(there) == 2
+            assert len(there) == 1
             await until(lambda: not pids(counters))
             assert not any(map(is_there, there))
         assert sum(counter.died for counter in counters._counters) == 0

@@ -26,7 +26,7 @@ from zkd.training.child import Line, be_child
 from zkd.training.frames import Buffer, Frame
 from zkd.workers.confine import Memory
 
-ROOM_BYTES: Final = 1 << 30  # beside the rows that are kept: for a question, its answer, and rows being gone over
+ROOM_BYTES: Final = 1 << 30  # or as much as for the rows that are kept: for an answer, and rows being gone over
 SMALL_BYTES: Final = 1 << 15  # a smaller file is copied: a map costs more than that
 MAPS_MAX: Final = 50_000  # of the 65,530 that Linux allows a process
 RACY_NS: Final = 1_000_000_000  # of a file changed so lately, a later change might not show
@@ -134,7 +134,7 @@ class Counter:
         else:
             assert frame.kind == "start", frame.kind
             self._memory = head["memory"]
-            self._limit.allow(self._memory + ROOM_BYTES)
+            self._limit.allow(self._memory + max(self._memory, ROOM_BYTES))
 
     def _forget(self, number: int) -> None:
         for ask in self._waiting:
@@ -159,14 +159,15 @@ class Counter:
         subject = self._subjects.get(ask.subject)
         if subject is None:
             return  # ended
-        self._new.clear()
         lacking: list[int] = []
         try:
             if subject.fault:
                 raise BadRecord("$.context", subject.fault)
-            desk = subject.desk
-            desk.memory = self._memory - self._used() + desk.kept
-            answer = desk.answer(ask.question, list(ask.files), lambda part: self._before(ask, subject, part, lacking))
+            try:
+                answer = self._counted(ask, subject, lacking, self._memory)
+            except MemoryError:
+                self._let_go()
+                answer = self._counted(ask, subject, lacking, 0)
             self._line.send("answer", {"ask": ask.number, "read": self._read(subject)}, answer)
         except Forgotten:
             pass
@@ -175,18 +176,25 @@ class Counter:
         except DataDamaged as error:
             self._failed(ask, str(error), lacking)
         except MemoryError:
-            self._subjects_let_go()
-            self._failed(
-                ask, f"it takes more memory than training.memory gives a counter ({self._memory} bytes of rows kept)"
-            )
+            self._let_go()
+            most = self._memory + max(self._memory, ROOM_BYTES)
+            self._failed(ask, f"it takes more than the {most} bytes that training.memory allows a counter in all")
         finally:
             self._pass_on(subject)
             self._forgotten.clear()
 
+    def _counted(self, ask: Ask, subject: Subject, lacking: list[int], memory: int) -> bytes:
+        """The answer, with so many bytes for rows that are kept."""
+        self._new.clear()
+        subject.desk.memory = memory - self._used() + subject.desk.kept
+        return subject.desk.answer(
+            ask.question, list(ask.files), lambda part: self._before(ask, subject, part, lacking, memory)
+        )
+
     def _failed(self, ask: Ask, why: str, lacking: Sequence[int] = ()) -> None:
         self._line.send("failed", {"ask": ask.number, "why": why[:WORDS_MAX], "lacking": lacking})
 
-    def _before(self, ask: Ask, subject: Subject, part: int, lacking: list[int]) -> None:
+    def _before(self, ask: Ask, subject: Subject, part: int, lacking: list[int], memory: int) -> None:
         """Between two parts: hear what there is, and have this part on the desk."""
         self._pass_on(subject)
         while self._line.is_waiting():
@@ -198,10 +206,10 @@ class Counter:
         if taken is None or taken.files is not files:
             lacking[:] = [part]
             subject.drop(part)
-            self._take(subject, part, files)
+            self._take(subject, part, files, memory)
             lacking.clear()
 
-    def _take(self, subject: Subject, part: int, files: Files) -> None:
+    def _take(self, subject: Subject, part: int, files: Files, memory: int) -> None:
         """Open its columns. Raises `DataDamaged`, `BadRecord`."""
         columns: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
         marks, now_ns = files.marks(), time.time_ns()
@@ -222,7 +230,7 @@ class Counter:
         subject.taken[part] = Taken(files, marks, held, maps, is_settled)
         self._new.add(part)
         all_taken = [each for subject in self._subjects.values() for each in subject.taken.values()]
-        if self._used() > self._memory or sum(each.maps for each in all_taken) > MAPS_MAX:
+        if self._used() > memory or sum(each.maps for each in all_taken) > MAPS_MAX:
             self._passing = part
             subject.desk.memory = 0
 
@@ -238,7 +246,7 @@ class Counter:
             each.desk.kept + sum(taken.held for taken in each.taken.values()) for each in self._subjects.values()
         )
 
-    def _subjects_let_go(self) -> None:
+    def _let_go(self) -> None:
         for subject in self._subjects.values():
             for part in list(subject.taken):
                 subject.drop(part)
