@@ -9,7 +9,9 @@ import pytest
 
 from tests.node.submitter import until
 from tests.training.conftest import LONG, SHORT, School, X, Y
+from zkd.errors import JobFailed
 from zkd.jobs import JobState
+from zkd.registry import Feature
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 calm: list[str] = []  # the digest of what comes of LONG when nobody disturbs it
@@ -42,6 +44,28 @@ async def test_what_cannot_be_trained_fails_with_words(school: School) -> None:
         await school.drop(name, **SHORT | terms)
         failed = await school.phase(name, "failed")
         assert fault in (failed.error or ""), failed.error
+
+
+async def test_what_a_job_ends_with_is_registered_and_outlives_it(school: School) -> None:
+    models = school.client.models
+    await school.drop("short", **SHORT)
+    entry = await models.register("short", "digits", note="the first")
+    done = await school.phase("short", "done")
+    assert done.model is not None
+    assert done.summary is not None
+    version = entry.version
+    assert (str(entry), version.kind, version.outputs) == ("digits@1", "softmax", 10)
+    assert (version.features, version.classes) == ([Feature("x", 64)], list(range(10)))
+    assert (version.lineage.dataset, version.lineage.job, version.lineage.terms) == ("digits@1", "short", done.terms)
+    assert version.metrics["loss"] == done.summary.loss
+    assert version.file.id == done.model.id
+    await school.delete("short")
+    model = await models.load("digits")
+    assert (model.predict({"x": X}) == Y).mean() > 0.95
+    await school.drop("failing", **SHORT | {"target": "z"})
+    with pytest.raises(JobFailed, match="has no column 'z'"):
+        await models.register("failing", "other")
+
 
 
 async def same(school: School, job_id: str) -> JobState:
