@@ -168,8 +168,9 @@ class Models:
         metrics: Mapping[str, float] | None,
         note: str,
     ) -> ModelEntry:
-        from zkd.models.cards import card
+        from zkd.models.cards import card, refuse_unsound
 
+        refuse_unsound(trained)
         version = card(
             trained, file, lineage=lineage, metrics=metrics, created_ms=_now_ms(), by=whoami()[:256], note=note
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zkd.errors import BadRecord
+from zkd.errors import BadModel, BadRecord
 from zkd.models.survey import Label
 from zkd.models.trained import Trained
 from zkd.registry import Feature, Lineage, ModelFile, ModelVersion
@@ -54,6 +54,18 @@ def refuse_another(version: ModelVersion, model: Trained) -> None:
         said, found = getattr(version, field), getattr(true, field)
         if said != found or (field == "classes" and _types(said) != _types(found)):
             raise BadRecord(f"$.{field}", f"the file {version.file.id[:12]} has {_short(found)}, not {_short(said)}")
+
+
+def refuse_unsound(model: Trained) -> None:
+    """Raise `BadModel` for a model whose answers would not be numbers."""
+    numbers = {"parameters": model.w}
+    if model.scaler is not None:
+        numbers |= {"means": model.scaler.mean, "scales": model.scaler.scale}
+    for name, values in numbers.items():
+        if not np.all(np.isfinite(values)):
+            raise BadModel(f"the model's {name} are not all finite")
+    if model.scaler is not None and not np.all(model.scaler.scale):
+        raise BadModel("a feature's scale is 0")
 
 
 @dataclass(frozen=True)
