@@ -29,7 +29,9 @@ IRIS = load_iris(return_X_y=True)
 DIABETES = load_diabetes(return_X_y=True)
 FILE = ModelFile("a" * 64, 100)
 SOFTMAX = trained_of(LogisticRegression(max_iter=500).fit(*IRIS), features=["a", "b", "c", "d"])
-NET = trained_of(MLPClassifier((5, 3), max_iter=600, tol=1e-2, random_state=1).fit(*IRIS), features={"ab": 2, "c": 1, "d": 0})
+NET = trained_of(
+    MLPClassifier((5, 3), max_iter=600, tol=1e-2, random_state=1).fit(*IRIS), features={"ab": 2, "c": 1, "d": 0}
+)
 RIDGE = trained_of(make_pipeline(StandardScaler(), Ridge()).fit(*DIABETES))
 
 
@@ -72,7 +74,10 @@ def test_a_model_whose_answers_are_no_numbers_is_refused() -> None:
     assert RIDGE.scaler is not None
     with pytest.raises(BadModel, match="scale is 0"):
         refuse_unsound(replace(RIDGE, scaler=Scaler(RIDGE.scaler.mean, RIDGE.scaler.scale * 0)))
+    with pytest.raises(BadModel, match="or no number"):
+        refuse_unsound(replace(RIDGE, scaler=Scaler(RIDGE.scaler.mean, RIDGE.scaler.scale * math.nan)))
     refuse_unsound(RIDGE)
+    refuse_unsound(replace(RIDGE, scaler=Scaler(RIDGE.scaler.mean, np.full(10, np.inf))))  # all features are constant
 
 
 def test_what_differs_is_told_in_units_of_the_columns() -> None:

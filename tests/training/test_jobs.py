@@ -67,7 +67,6 @@ async def test_what_a_job_ends_with_is_registered_and_outlives_it(school: School
         await models.register("failing", "other")
 
 
-
 async def same(school: School, job_id: str) -> JobState:
     """Wait for its end; the model is that of quiet times to the last bit, and so is all that it tells of its rounds."""
     if not calm:

@@ -60,12 +60,12 @@ def refuse_unsound(model: Trained) -> None:
     """Raise `BadModel` for a model whose answers would not be numbers."""
     numbers = {"parameters": model.w}
     if model.scaler is not None:
-        numbers |= {"means": model.scaler.mean, "scales": model.scaler.scale}
+        numbers["means"] = model.scaler.mean
     for name, values in numbers.items():
         if not np.all(np.isfinite(values)):
             raise BadModel(f"the model's {name} are not all finite")
-    if model.scaler is not None and not np.all(model.scaler.scale):
-        raise BadModel("a feature's scale is 0")
+    if model.scaler is not None and not np.all(np.abs(model.scaler.scale) > 0):  # infinite where a feature is constant
+        raise BadModel("a feature's scale is 0, or no number")
 
 
 @dataclass(frozen=True)
