@@ -13,12 +13,12 @@ from tests.models.data import loaded, prepared, standardised
 from zkd.errors import BadTraining
 from zkd.models.explain import explain, named
 from zkd.models.fit import RawPart, fit, prepare, split_rows
-from zkd.models.importance import importance, permuted_losses
+from zkd.models.importance import REPEATS, importance, losses_of, permuted_losses
 from zkd.models.model import Model, first_parameters
 from zkd.models.partials import Ask, merge, partial, totals
 from zkd.models.plan import Plan
 from zkd.models.predict import attributions, predict, scores
-from zkd.models.rows import Scaler
+from zkd.models.rows import Scaler, rows_of
 
 RNG = np.random.default_rng(2)
 
@@ -213,3 +213,19 @@ def test_coefficients_of_many_features_take_memory_for_each_and_not_for_each_pai
         tracemalloc.stop()
     assert np.all(own.raw[:-1] == 0.5)
     assert own.raw[-1] == pytest.approx(1.0 - 0.5 * 3.0 * model.features, rel=1e-12)
+
+
+def test_importance_of_a_nets_features_is_the_rise_of_its_loss_with_each_shuffled() -> None:
+    x, y, _, _ = loaded("wine")
+    model = Model("mlp", x.shape[1], 3, (6, 5))
+    w, scaler = first_parameters(model, seed=1), Scaler(x.mean(axis=0), x.std(axis=0))
+    rows = rows_of([x], y.astype(np.float64))
+    told = importance([permuted_losses(model, w, rows, scaler, part=4, seed=9)])
+    for feature in (0, 7, 12):
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([3, 9, feature, 4])))
+        losses = []
+        for _ in range(REPEATS):
+            shuffled = x.copy()
+            shuffled[:, feature] = rng.permutation(x[:, feature])
+            losses.append(losses_of(model, scores(model, w, [shuffled], scaler), rows.target).mean())
+        assert told.rise[feature] == pytest.approx(np.mean(losses) - told.loss, rel=1e-9)

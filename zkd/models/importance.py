@@ -16,7 +16,7 @@ from zkd.models import mlp
 from zkd.models.binned import Binned, add, binned
 from zkd.models.losses import ONE_OUTPUT, linear, softmax
 from zkd.models.model import Matrix, Model, Vector
-from zkd.models.predict import of_rows, refuse_other_features
+from zkd.models.predict import refuse_other_features
 from zkd.models.rows import Rows, Scaler, blocks
 
 REPEATS = 5
@@ -46,21 +46,24 @@ def permuted_losses(model: Model, w: Vector, rows: Rows, scaler: Scaler | None, 
     x, target, weight = (np.concatenate(arrays) for arrays in zip(*all_blocks, strict=True))
     chosen = weight > 0
     x, target, weight = x[chosen], target[chosen], weight[chosen]
-    z = of_rows(model, layers, x)
-    sums[0], sums[1] = weight.sum(), weight @ losses_of(model, z, target)
+    first = x @ layers[0]  # a shuffled feature moves it by an outer product, which spares all but that
+    sums[0], sums[1] = weight.sum(), weight @ losses_of(model, _scores(layers, first), target)
     for feature in range(model.features):
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([3, seed, feature, part])))
-        own = x[:, feature].copy()
+        own = x[:, feature]
         for _ in range(REPEATS):
-            shuffled = rng.permutation(own)
-            if model.kind == "mlp":
-                x[:, feature] = shuffled
-                changed = mlp.scores(layers, x)
-            else:
-                changed = z + np.outer(shuffled - own, layers[0][feature])
-            sums[2 + feature] += (weight @ losses_of(model, changed, target)) / REPEATS
-        x[:, feature] = own
+            changed = first + np.outer(rng.permutation(own) - own, layers[0][feature])
+            sums[2 + feature] += (weight @ losses_of(model, _scores(layers, changed), target)) / REPEATS
     return binned(sums)
+
+
+def _scores(layers: list[Matrix], first: Matrix) -> Matrix:
+    """Scores from what comes out of the first layer; the only one of a linear model."""
+    if len(layers) == 1:
+        return first
+    hidden = np.ones((len(first), first.shape[1] + 1))
+    np.maximum(first, 0.0, out=hidden[:, :-1])
+    return mlp.scores(layers[1:], hidden)
 
 
 def importance(parts: Iterable[Binned]) -> Importance:
