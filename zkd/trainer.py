@@ -76,7 +76,6 @@ class Trainer:
         async with http_session(self._tls, connections=0) as http, asyncio.TaskGroup() as group:
             copies = Copies(self._node, self._store, self._peers, http, self._token, self._log)
             self._means = Means(
-                self._node,
                 self._view.atlas,
                 self._view.look,
                 self._view.subscribe,

@@ -142,7 +142,7 @@ def settled(cluster: Cluster) -> None:
         if daemon.session.state is State.CONNECTED and connection is not None and len(connection._sent) > 4:
             world.broken(f"{node.name}: {len(connection._sent)} requests are pending")
         watches = len(daemon.session._link.watches)
-        if watches > 12:
+        if watches > 16:
             world.broken(f"{node.name}: {watches} watches")
 
 

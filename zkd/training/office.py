@@ -43,8 +43,8 @@ NAME_MAX = 140  # one that is somewhat too long is told at control/jobs, too
 class Running(Protocol):
     """The coordinator of one job. `run` ends when the office has been left, or by `Deposed`."""
 
-    telling: Telling
-
+    @property
+    def telling(self) -> Telling: ...
     async def run(self) -> None: ...
     def told(self, words: Words | None) -> None:
         """The words are these now."""
