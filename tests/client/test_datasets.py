@@ -15,9 +15,10 @@ from msgspec.structs import replace
 
 from tests.client.keepers import Keepers, keepers
 from tests.store.serving import peer
-from zkd.client import Client, merging, sending
+from zkd.client import Client, merging, quorums
 from zkd.client.dataset import Dataset
-from zkd.client.sending import Progress, Sending, quorum
+from zkd.client.quorums import quorum
+from zkd.client.sending import Progress, Sending
 from zkd.codec import encode
 from zkd.core.datasets import holding
 from zkd.core.placement import hash_key, part_of, place
@@ -453,7 +454,7 @@ async def test_too_few_nodes_are_refused_before_anything_is_sent(far: Keepers) -
 
 
 async def test_a_node_that_stalls_is_passed_over(far: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zkd.client.sending.SLOW_S", 0.2)
+    monkeypatch.setattr("zkd.client.quorums.SLOW_S", 0.2)
     monkeypatch.setattr("zkd.client.race.FIRST_DELAY_S", 0.05)
     far.nodes["n1"].delay_s = 60.0
     written = table()
@@ -554,7 +555,7 @@ async def test_what_is_not_there_is_said(far: Keepers) -> None:
 
 async def test_a_node_that_went_in_the_middle_is_not_waited_for(far: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frozen while it is sent to, say, and no other node could take its place: its answer may never come."""
-    monkeypatch.setattr(sending, "SLOW_S", 0.3)
+    monkeypatch.setattr(quorums, "SLOW_S", 0.3)
     await far.remove("n3")
     far.nodes["n2"].delay_s = 600.0
     async with asyncio.TaskGroup() as tasks:

@@ -9,7 +9,6 @@ fails on the way leaves nothing to see. Rows are read, sorted by part and spille
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -23,7 +22,8 @@ from zkd.client.desired import whoami
 from zkd.client.editions import Editions, expect_name
 from zkd.client.intake import Wanted, partitioned, source_of
 from zkd.client.merging import Merging
-from zkd.client.sending import Progress, Sending, quorum
+from zkd.client.quorums import quorum
+from zkd.client.sending import Progress, Sending
 from zkd.core.datasets import chunk_digest, split_name
 from zkd.errors import BadRecord, BadRows, DataDamaged, DatasetExists, DatasetNotFound, DataUnavailable
 from zkd.manifests import CHUNK_PARTS, PARTS_MAX, REPLICAS_MAX, Manifest
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from zkd.client.plane import Plane
     from zkd.core.datasets import Parts
     from zkd.tables.partition import Partition
-
-ABANDON_S = 5.0
 
 
 class Datasets:
@@ -113,7 +111,7 @@ class Datasets:
         scene = await copies.look(self._client, name)
         if store is None:
             wanted = Wanted(key, label, parts, replicas or max(1, min(2, len(scene.keepers))))
-            _expect_keepers(name, scene, wanted.replicas)
+            expect_keepers(name, scene, wanted.replicas)
         else:
             store = _expect_store(store, replicas)
             wanted = Wanted(key, label, parts, 1)
@@ -136,7 +134,7 @@ class Datasets:
         manifest = old.manifest
         scene = await copies.look(self._client, name)
         if manifest.store is None:
-            _expect_keepers(name, scene, manifest.replicas)
+            expect_keepers(name, scene, manifest.replicas)
         wanted = Wanted(
             manifest.key, manifest.label, manifest.parts, manifest.replicas, manifest.columns, manifest.rows
         )
@@ -178,53 +176,42 @@ class Datasets:
     ) -> Dataset:
         with tempfile.TemporaryDirectory(prefix="zkd-") as temporary:
             directory = Path(temporary)
-            async with partitioned(source, wanted, scene, directory, progress) as partition:
-                draft = await self._editions.begin(name)
-                try:
-                    expect(draft)
-                    scene = await copies.look(self._client, name)  # reading the rows may have taken long
-                    if store is None:
-                        _expect_keepers(name, scene, wanted.replicas)
-                    token = await self._plane.token()
-                    merging = None if old is None else Merging(old)
-                    sending = Sending(
-                        name,
-                        partition,
-                        wanted.replicas,
-                        scene,
-                        self._plane.http,
-                        token,
-                        directory,
-                        progress,
-                        None if store is None else self._plane.remote(store),
-                        here=self._client.nodes,
-                        merging=merging,
-                    )
-                    sending.tell()
-                    refs = await sending.run()
-                    if old is not None and merging is not None:
-                        pairs = enumerate(zip(old.segments, refs, strict=True))
-                        refs = tuple(before[: merging.kept(part)] + added for part, (before, added) in pairs)
-                    manifest = _manifest(draft, wanted, partition, refs, old, store)
-                    await self._editions.publish(draft, manifest, refs)
-                except BaseException:
-                    # Also when we are cancelled: what stands in the tree is for others to see.
-                    await asyncio.shield(self._abandon(draft))
-                    raise
+            async with (
+                partitioned(source, wanted, scene, directory, progress) as partition,
+                self._editions.drafting(name) as draft,
+            ):
+                expect(draft)
+                scene = await copies.look(self._client, name)  # reading the rows may have taken long
+                if store is None:
+                    expect_keepers(name, scene, wanted.replicas)
+                token = await self._plane.token()
+                merging = None if old is None else Merging(old)
+                sending = Sending(
+                    name,
+                    partition,
+                    wanted.replicas,
+                    scene,
+                    self._plane.http,
+                    token,
+                    directory,
+                    progress,
+                    None if store is None else self._plane.remote(store),
+                    here=self._client.nodes,
+                    merging=merging,
+                )
+                sending.tell()
+                refs = await sending.run()
+                if old is not None and merging is not None:
+                    pairs = enumerate(zip(old.segments, refs, strict=True))
+                    refs = tuple(before[: merging.kept(part)] + added for part, (before, added) in pairs)
+                manifest = _manifest(draft, wanted, partition, refs, old, store)
+                await self._editions.publish(draft, manifest, refs)
         return Dataset(self._plane, manifest, refs)
-
-    async def _abandon(self, draft: Draft) -> None:
-        try:
-            async with asyncio.timeout(ABANDON_S):
-                await self._editions.abandon(draft)
-        except TimeoutError:
-            return  # our session's end does the rest
 
 
 def _manifest(
     draft: Draft, wanted: Wanted, partition: Partition, refs: Parts, old: Dataset | None, store: str | None
 ) -> Manifest:
-    lists = [codec.encode(refs[start : start + CHUNK_PARTS]) for start in range(0, len(refs), CHUNK_PARTS)]
     return Manifest(
         name=draft.name,
         version=draft.version,
@@ -233,7 +220,7 @@ def _manifest(
         columns=partition.columns,
         rows=wanted.first_row + partition.rows,
         size=sum(ref.size for part in refs for ref in part),
-        chunks=[chunk_digest(text) for text in lists],
+        chunks=chunks_listed(refs),
         key=wanted.key,
         label=wanted.label,
         parent=None if old is None else old.version,
@@ -241,6 +228,11 @@ def _manifest(
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         by=whoami(),
     )
+
+
+def chunks_listed(refs: Parts) -> list[str]:
+    """The digests of the chunks that list these segments."""
+    return [chunk_digest(codec.encode(refs[start : start + CHUNK_PARTS])) for start in range(0, len(refs), CHUNK_PARTS)]
 
 
 def _expect_counts(parts: int | None, replicas: int | None) -> None:
@@ -261,7 +253,7 @@ def _expect_store(url: str, replicas: int | None) -> str:
         raise BadRows("store", error.expected) from None
 
 
-def _expect_keepers(name: str, scene: Scene, replicas: int) -> None:
+def expect_keepers(name: str, scene: Scene, replicas: int) -> None:
     serving = sum(scene.address(keeper.node) is not None for keeper in scene.keepers)
     if serving < quorum(replicas):
         raise DataUnavailable(

@@ -10,9 +10,10 @@ head as it was when we began. Whatever else happened in between, nothing of it i
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -41,7 +42,7 @@ from zkd.manifests import CHUNK_PARTS, Head, Manifest
 from zkd.zk import Check, Create, Delete, SetData, ensure_path
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from zkd.client.dropbox import DropBox
     from zkd.zk import Op, Znode
@@ -51,6 +52,7 @@ T = TypeVar("T")
 NAME_RULE = "1 to 128 letters, digits and _ . -, the first a letter or digit"
 # A server takes less than 1 MiB in a request, of which some is ours: a chunk lists 10 segments for each of 256 parts.
 CHUNK_BYTES_MAX = 900 * 1024
+ABANDON_S = 5.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -168,6 +170,17 @@ class Editions:
         known = [number for leaf in leaves if (number := version_number(leaf))]
         return Draft(name, max([current or 0, *known]) + 1, writer, head.stat.version, current)
 
+    @asynccontextmanager
+    async def drafting(self, name: str) -> AsyncIterator[Draft]:
+        """`begin`, and nothing to be seen of it if the block fails."""
+        draft = await self.begin(name)
+        try:
+            yield draft
+        except BaseException:
+            # Also when we are cancelled: what stands in the tree is for others to see.
+            await asyncio.shield(self._abandon_soon(draft))
+            raise
+
     async def publish(self, draft: Draft, manifest: Manifest, parts: Parts) -> None:
         """Make this version the one that readers get. All of its segments are durable before.
 
@@ -259,6 +272,13 @@ class Editions:
         if draft.current is None:
             with suppress(ZooKeeperError):
                 await self._clear(draft.name)
+
+    async def _abandon_soon(self, draft: Draft) -> None:
+        try:
+            async with asyncio.timeout(ABANDON_S):
+                await self.abandon(draft)
+        except TimeoutError:
+            return  # our session's end does the rest
 
     # --- Removing ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from zkd.client.sending import quorum
+from zkd.client.quorums import quorum
 from zkd.core.datasets import read_ring
 from zkd.core.registry import REPLICAS, live, order
 from zkd.errors import BadRecord, DataUnavailable, NoNode
