@@ -146,6 +146,7 @@ class Daemon:
             Pool(
                 node.slots,
                 blob_dir=store.results,
+                made_dir=self._segments.made,
                 modules=settings.workers.modules,
                 limits=Limits(
                     memory=settings.workers.memory,
@@ -529,6 +530,7 @@ class Daemon:
     # --- HTTP -------------------------------------------------------------------------------------------
 
     async def _start_http(self) -> None:
+        from zkd.net.bringing import bring_routes
         from zkd.net.checkpoint_routes import checkpoint_routes
         from zkd.net.file_routes import file_routes
         from zkd.net.job_routes import job_routes
@@ -552,6 +554,7 @@ class Daemon:
                     lambda *asked: self.keeping.rows(*asked),  # made later; until then nobody has the token
                     tls,
                     lambda expect: [
+                        *bring_routes(self._segments, self._fetch_segment, expect),
                         *file_routes(FILES_URL, self._model_files, expect, foreign.of_bytes, foreign.HEAD_BYTES),
                         *checkpoint_routes(self._checkpoints, expect),
                         *job_routes(lambda *asked: self.trainer.follow(*asked), expect),

@@ -18,6 +18,7 @@ from zkd.manifests import Column, Manifest, Segment, SegmentRef
 from zkd.net.places import is_within
 from zkd.paths import NodeId
 from zkd.store import SegmentCache, SegmentStore
+from zkd.store.segment_files import file_name
 from zkd.workers import ColumnFiles
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Laid(NamedTuple):
     columns: list[ColumnFiles]
     lives: Lives  # of its segments
     rows: int
+    numbers: ColumnFiles  # which row of the dataset each is
 
 
 class Parts:
@@ -99,7 +101,10 @@ class Parts:
             segments.append((await store.verified(ref.id), ref))
         names = columns or [column.name for column in manifest.columns]
         files = [_files(name, manifest, store, segments) for name in names]
-        return Laid(files, lives, sum(ref.rows for _, ref in segments))
+        numbers = ColumnFiles(
+            ROWS, ROWS_FILE.dtype, [], [str(store.path(ref.id) / file_name(0)) for _, ref in segments]
+        )
+        return Laid(files, lives, sum(ref.rows for _, ref in segments), numbers)
 
     def is_unchanged(self, lives: Lives) -> bool:
         """Whether all of these are here as they were. What was let go of for want of room was good to its end."""

@@ -50,7 +50,7 @@ class Provision:
         manifest = await self._parts.manifest(task.dataset)
         laid = await self._parts.lay(manifest, task.partition, task.columns or (), self._fetch)
         most = call.inline_max if task.parent is None else inline_max(manifest.parts, call.inline_max)
-        part = PartFiles(laid.columns, is_table=not task.columns)
+        part = PartFiles(laid.columns, not task.columns, laid.numbers)
         return Provided(structs.replace(call, part=part, inline_max=most), laid.lives)
 
     async def doubt(self, lives: Lives) -> str | None:

@@ -1,9 +1,10 @@
 """Kernels: the functions that tasks name. Pure, synchronous, numbers in and numbers out.
 
     declaration    @kernel, a mark on a function    array, statistics, summaries, linalg, descent, probe   built-ins
+                                                    prediction                     those on models
     registry       names -> kernels                        numpy_functions                numpy.<name>, by rule
     binding        JSON arguments -> checked arguments     calling                        what a worker calls
-    current        current_task(), report()
+    current        current_task(), report()         rows                           rows to be kept where they are
 
 Names are loaded when they are used: declaring a kernel imports no numpy.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from zkd.kernels.current import CurrentTask, NotInTask, current_task, report, running
     from zkd.kernels.declaration import kernel
     from zkd.kernels.registry import Kernel, LoadFault, Registry, load, of, signatures
+    from zkd.kernels.rows import Rows
 
 _HOMES = {
     "Given": "calling",
@@ -32,6 +34,7 @@ _HOMES = {
     "Kernel": "registry",
     "LoadFault": "registry",
     "Registry": "registry",
+    "Rows": "rows",
     "load": "registry",
     "of": "registry",
     "signatures": "registry",
@@ -44,6 +47,7 @@ __all__ = [
     "LoadFault",
     "NotInTask",
     "Registry",
+    "Rows",
     "call",
     "call_items",
     "current_task",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from zkd.errors import ZkdError
 
@@ -22,12 +22,16 @@ Report: TypeAlias = Callable[[float | None, str | None], None]
 
 @dataclass(frozen=True, slots=True)
 class CurrentTask:
-    """The run that a kernel is in. `fence` grows with every attempt: give it to what you write to."""
+    """The run that a kernel is in. `fence` grows with every attempt: give it to what you write to.
+
+    `numbers` gives the number of each row of the part that it works on, (n,); None if it works on no part.
+    """
 
     id: str
     attempt: int
     fence: str
     report: Report | None = field(default=None, repr=False, compare=False)
+    numbers: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
 
 class NotInTask(ZkdError, LookupError):

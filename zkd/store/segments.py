@@ -2,6 +2,7 @@
 
     <data_dir>/segments/<id>/            whole, durable, immutable; a directory that has this name is complete
     <data_dir>/segments.incoming/<id>/   arriving: the beginning of one, and how far it got survives a restart
+    <data_dir>/segments.made/<id>/       made by a worker of this node, not synced; here once somebody asks for it
     <data_dir>/segments.bad/<id>/        found damaged, for people to look at; goes when its room is needed
     <data_dir>/segments.trash/<id>/      taken out, and removed for good only after a time of grace
 
@@ -43,6 +44,7 @@ WAIT_S = 40.0  # for another sender of the same segment; a silent one is given u
 KNOWN_MAX = 64  # intakes whose digests are remembered between two goes
 BAD_KEPT_S = 7 * 86_400.0
 INCOMING_KEPT_S = 86_400.0
+MADE_KEPT_S = 3600.0  # who has had rows made asks for them when their task is done
 GOING = ".going"  # of a segment in the trash whose removal has begun
 FREE_SHARE = 0.01  # of the disk stays free: for the session's file, logs, and whoever else writes there
 
@@ -72,7 +74,8 @@ class SegmentStore:
         self._incoming = data_dir / "segments.incoming"
         self._bad = data_dir / "segments.bad"
         self._trash = data_dir / "segments.trash"
-        for directory in (self._here, self._incoming, self._bad, self._trash):
+        self.made = data_dir / "segments.made"
+        for directory in (self._here, self._incoming, self._bad, self._trash, self.made):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         # These names, and those that a former life put there in its last moment, outlive a power cut from here on.
         for directory in (data_dir, self._here):
@@ -221,6 +224,30 @@ class SegmentStore:
         self.changed(segment_id)
         return True
 
+    async def adopt(self, segment_id: str) -> bool:
+        """Take in what a worker of this node made; whether it is here, verified and durable, afterwards.
+
+        It is treated as what arrived in a former life: compared with its checksums, synced, and then here. Raises
+        `OSError` if it cannot be kept.
+        """
+        _expect_id(segment_id)
+        async with self._lock("receive", segment_id):
+            if segment_id in self._ids:
+                return True
+            if not await in_thread(self._io, self._take_made, segment_id):
+                return False
+            self._intakes.pop(segment_id, None)
+        await self.received(segment_id)
+        return self.has(segment_id)
+
+    def _take_made(self, segment_id: str) -> bool:
+        made, incoming = self.made / segment_id, self._incoming / segment_id
+        if not made.exists():
+            return False
+        shutil.rmtree(incoming, ignore_errors=True)  # the beginning of the same
+        made.rename(incoming)
+        return True
+
     async def _feed(self, intake: Intake, segment_id: str, total: int, chunks: AsyncIterator[bytes]) -> None:
         pieces: list[bytes] = []
         size = 0
@@ -362,6 +389,7 @@ class SegmentStore:
         of a removal in which a former life ended."""
         await in_thread(self._io, _remove, self._bad, BAD_KEPT_S, frozenset[str]())
         await in_thread(self._io, self._unlink_rests)
+        await in_thread(self._io, _remove, self.made, MADE_KEPT_S, frozenset[str]())
         arriving = frozenset(segment_id for kind, segment_id in self._locks if kind == "receive")
         gone = await in_thread(self._io, _remove, self._incoming, INCOMING_KEPT_S, arriving)
         for segment_id in gone:

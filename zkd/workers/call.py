@@ -50,6 +50,7 @@ class PartFiles(Struct, frozen=True, array_like=True):
 
     columns: list[ColumnFiles]
     is_table: bool
+    numbers: ColumnFiles | None = None  # which row of the dataset each is
 
 
 class Call(Struct, frozen=True, kw_only=True):

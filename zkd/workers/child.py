@@ -118,6 +118,7 @@ class Worker:
         self._answers = answers
         self._registry = registry
         self._blob_dir = Path(configure.blob_dir)
+        self._made_dir = Path(configure.made_dir) if configure.made_dir else None
         self._pool = configure.pool
         self._default_memory = configure.memory
         self._memory = Memory()
@@ -182,7 +183,8 @@ class Worker:
         """The frame that answers this call."""
         limit = call.memory or self._default_memory
         run = self._runs
-        task = CurrentTask(call.task_id, call.attempt, call.fence, lambda *said: self._report(run, *said))
+        numbers = engine.numbers(call)
+        task = CurrentTask(call.task_id, call.attempt, call.fence, lambda *said: self._report(run, *said), numbers)
         self._is_running = True
         self._reported = -REPORT_INTERVAL_S
         began = time.perf_counter()
@@ -196,7 +198,7 @@ class Worker:
                 lacking = LackingHeader(run, self._memory.private(), self._has_output(), _cut(_plain(str(error))))
                 return frames.encode(frames.LACKING, lacking)
             with running(task):
-                result = engine.run(self._registry, call, body, self._blob_path, given)
+                result = engine.run(self._registry, call, body, self._blob_path, given, self._made_dir)
         except BadRecord as error:
             self._after(limit)
             private, has_output = self._memory.private(), self._has_output()

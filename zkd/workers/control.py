@@ -25,6 +25,7 @@ class Configure(Struct, frozen=True, tag=True):
     blob_dir: str
     pool: str  # a name for this pool's files, unlike that of any other
     memory: int | None
+    made_dir: str = ""  # where rows that a kernel gave are put; none are taken without it
 
 
 class Spawn(Struct, frozen=True, tag=True):

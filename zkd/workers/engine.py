@@ -20,6 +20,7 @@ from zkd.errors import NotData
 from zkd.kernels import calling
 from zkd.kernels.registry import ENTRY_POINTS
 from zkd.records import KernelSignature
+from zkd.workers import kept
 from zkd.workers.call import BlobFormat, ModuleFault
 from zkd.workers.frames import CallHeader
 
@@ -94,10 +95,24 @@ def given(call: CallHeader) -> kernels.Given | None:
     return kernels.Given(opened, [f"$.columns[{number}]" for number in range(len(opened))])
 
 
+def numbers(call: CallHeader) -> Callable[[], Any] | None:
+    """What gives the number of each row of the part, if the call is about one."""
+    files = None if call.part is None else call.part.numbers
+    return None if files is None else lambda: arrays.open_column(files.dtype, files.shape, files.files)
+
+
 def run(
-    registry: kernels.Registry, call: CallHeader, body: bytes, path: Callable[[], Path], given: kernels.Given | None
+    registry: kernels.Registry,
+    call: CallHeader,
+    body: bytes,
+    path: Callable[[], Path],
+    given: kernels.Given | None,
+    made_dir: Path | None = None,
 ) -> bytes | Written:
-    """The kernel's value as JSON text, or as the file `path()` with a suffix, if the text would be too long."""
+    """The kernel's value as JSON text, or as the file `path()` with a suffix, if the text would be too long.
+
+    `Rows` become a segment in `made_dir`, and the value says which.
+    """
     args, kwargs = body[: call.args], body[call.args : call.args + call.kwargs]
     value: Any
     if call.items is None:
@@ -105,6 +120,8 @@ def run(
     else:
         items = body[call.args + call.kwargs :]
         value = calling.call_items(registry, call.kernel, items, args, kwargs, call.files)
+    if isinstance(value, kernels.Rows):
+        value = kept.keep(value, numbers(call), made_dir, path().name)
     try:
         if not arrays.is_large(value, call.inline_max):
             text = arrays.to_json(value)

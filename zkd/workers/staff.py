@@ -55,6 +55,7 @@ class Staff:
         employer: Employer,
         *,
         blob_dir: Path,
+        made_dir: Path | None,
         modules: Sequence[str],
         entry_points: bool,
         limits: Limits,
@@ -68,6 +69,7 @@ class Staff:
         self.is_closing = False
         self._employer = employer
         self._blob_dir = blob_dir
+        self._made_dir = made_dir
         self._modules = list(modules)
         self._entry_points = entry_points
         self._limits = limits
@@ -214,7 +216,13 @@ class Staff:
     def _configuration(self) -> Configure:
         modules = [module for module in self._modules if module not in self._excluded]
         return Configure(
-            modules, self._entry_points, sorted(self._excluded), str(self._blob_dir), self._name, self._limits.memory
+            modules,
+            self._entry_points,
+            sorted(self._excluded),
+            str(self._blob_dir),
+            self._name,
+            self._limits.memory,
+            "" if self._made_dir is None else str(self._made_dir),
         )
 
     def _blame(self, module: str, how: str) -> None:
