@@ -45,6 +45,16 @@ class SegmentRef(Struct, frozen=True, array_like=True):
     size: Annotated[int, Meta(ge=0)]  # bytes of all its files
 
 
+class Origin(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a dataset was computed of, part by part: the same gives the same segments, whoever computes it when."""
+
+    dataset: str  # NAME@V
+    mark: Digest  # of that version (`zkd.core.datasets.mark_of`): a name and number may come again
+    model: Digest  # of the bytes of its file
+    name: str = ""  # of the model, for people: NAME@V, a job, a file
+    missing: str = "refuse"  # what became of rows without a score
+
+
 class Manifest(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What stands at ``datasets/<name>/versions/<n>``. Immutable."""
 
@@ -61,6 +71,7 @@ class Manifest(Struct, frozen=True, omit_defaults=True, kw_only=True):
     hash: str = KEY_HASH
     parent: int | None = None  # the version that this one was made from
     store: str | None = None  # where its segments lie, if not on nodes: an fsspec URL
+    origin: Origin | None = None  # of what `client.predict` made
     created_at: str = ""  # UTC, for people
     by: str = ""
 

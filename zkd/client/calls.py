@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zkd.client.outcomes import Blobs
     from zkd.client.schedules import When
     from zkd.client.uploads import Uploads
-    from zkd.paths import TaskId
+    from zkd.paths import NodeId, TaskId
     from zkd.records import Fault, Result
 
 # An array task should be large enough to drown the cost of its znode and small enough that a server, and
@@ -269,6 +269,19 @@ class Calls:
             if combine is not None:
                 return await self._blobs.value_of(task, result)
             return [as_arrays(value) for value in await self._blobs.items_of(task, result)]
+        finally:
+            self._box.forget([task])
+
+    async def on_part(
+        self, kernel: str, dataset: str, part: int, /, *, columns: Sequence[str] = (), **kwargs: Any
+    ) -> tuple[Any, NodeId | None]:
+        """The value of a kernel for one part of NAME@VERSION, and the node that ran it; otherwise as `map_parts`."""
+        fields = {**self._run_fields, "dataset": dataset, "partition": part, "columns": list(columns)}
+        task = self._box.new_id()
+        text = await self._encode(kernel, (), kwargs, fields)
+        result = await self._ended(task, text)
+        try:
+            return await self._blobs.value_of(task, result), result.node
         finally:
             self._box.forget([task])
 

@@ -26,6 +26,7 @@ from zkd.client.models import Models
 from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
 from zkd.client.plane import Plane
+from zkd.client.predictions import Predictions
 from zkd.client.room import told
 from zkd.client.schedules import Scheduled, When, paused_text, scheduled
 from zkd.client.training_job import TrainingJob
@@ -97,7 +98,7 @@ class Client:
 
         def __getattr__(self, name: str) -> Any:
             """What `__aenter__` makes is missing before it: say so, not which of our attributes it was."""
-            if name in ("_calls", "_box", "_blobs", "datasets", "jobs", "models"):
+            if name in ("_calls", "_box", "_blobs", "datasets", "jobs", "models", "_predictions"):
                 raise RuntimeError("this zkd.Client is not connected: use it inside `async with zkd.Client(...)`")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -121,6 +122,7 @@ class Client:
             self.datasets = Datasets(self, self._box, plane)
             self.jobs = Jobs(self, self._box, plane)
             self.models = Models(self, self._box, plane)
+            self._predictions = Predictions(self, self._box, plane, self._calls, uploads)
             stack.push_async_callback(plane.close)
             stack.push_async_callback(self._blobs.close)
             stack.push_async_callback(self._box.close)
@@ -180,6 +182,14 @@ class Client:
     ) -> TrainingJob:
         """Drop a training job and return as soon as it is accepted. See `Jobs.train`."""
         return await self.jobs.train(model, dataset, name=name, **terms)
+
+    async def predict(self, model: Any, dataset: str | Dataset, *, out: str, **options: Any) -> Dataset:
+        """Make a dataset of what a model says of another one. See `Predictions.predict`."""
+        return await self._predictions.predict(model, dataset, out=out, **options)
+
+    async def evaluate(self, model: Any, dataset: str | Dataset) -> dict[str, Any]:
+        """How good a model is on a dataset. See `Predictions.evaluate`."""
+        return await self._predictions.evaluate(model, dataset)
 
     async def drop(self, task: Task | bytes) -> Handle:
         """Drop a task that is ready made, as a record or as JSON. Raises `BadRecord` if it is none."""

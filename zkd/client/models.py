@@ -136,7 +136,7 @@ class Models:
         on its nodes and the version can be seen. Raises `BadModel`, `DataUnavailable`; nothing is to be seen then.
         """
         expect_name(name)
-        data, trained, source = await asyncio.to_thread(_file_of, model, features, target)
+        data, trained, source = await asyncio.to_thread(file_of, model, features, target)
         file = ModelFile((await asyncio.to_thread(blake3, data)).hexdigest(), len(data))
         return await self._publish(name, data, trained, file, lineage or Lineage(source=source), metrics, note)
 
@@ -307,7 +307,7 @@ def _read(data: bytes) -> Trained:
     return Trained.read(data)
 
 
-def _file_of(model: Any, features: Features | None, target: str) -> tuple[bytes, Trained, str | None]:
+def file_of(model: Any, features: Features | None = None, target: str = "") -> tuple[bytes, Trained, str | None]:
     """The file, what is in it, and where it comes from."""
     from zkd.models.from_sklearn import is_of_sklearn, trained_of
     from zkd.models.trained import Trained

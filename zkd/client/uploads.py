@@ -7,6 +7,7 @@ the one that has it. Whoever may read ``control/token`` may send.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 REFER_FROM_BYTES = 64 * 1024  # a smaller array is not worth a round trip of its own
 DEPTH_MAX = 16
+SEND_S, SLOW_BYTES_S = 10.0, 4e6  # a node that takes longer is frozen, or as good as that
 
 
 class Uploads:
@@ -49,24 +51,36 @@ class Uploads:
                 sent[id(array)] = msgspec.to_builtins(await self._send(array))
         return _replaced(value, sent, DEPTH_MAX)
 
-    async def _send(self, array: Any) -> BlobRef:
+    async def send(self, data: bytes, copies: int) -> Any:
+        """A reference to these bytes, an array of uint8, that lies on so many nodes if there are as many."""
+        import numpy as np
+
+        return msgspec.to_builtins(await self._send(np.frombuffer(data, np.uint8), copies))
+
+    async def _send(self, array: Any, copies: int = 1) -> BlobRef:
         with tempfile.TemporaryDirectory(prefix="zkd-") as directory:
             path = os.path.join(directory, "array.npy")
-            return await self._put(path, *_write(array, path))
+            return await self._put(path, *_write(array, path), copies)
 
-    async def _put(self, path: str, digest: str, size: int) -> BlobRef:
+    async def _put(self, path: str, digest: str, size: int, copies: int) -> BlobRef:
         token = await self._token()
         nodes = [(name, node.address) for name, node in (await self._nodes()).items() if node.address]
         random.shuffle(nodes)
-        faults = []
+        faults: list[str] = []
+        sent: dict[NodeId, str] = {}
         for name, address in nodes:
+            if len(sent) == copies:
+                break
             url = f"{address}/v1/blobs/{digest}"
             try:
-                await self._blobs.send(f"{url}?format=npy", path, token)
-            except ResultLost as error:
-                faults.append(f"{name}: {error}")
+                async with asyncio.timeout(SEND_S + size / SLOW_BYTES_S):
+                    await self._blobs.send(f"{url}?format=npy", path, token)
+            except (ResultLost, TimeoutError) as error:
+                faults.append(f"{name}: {str(error) or 'it does not take it'}")
                 continue
-            return BlobRef(digest, size, "npy", {name: url})
+            sent[name] = url
+        if sent:
+            return BlobRef(digest, size, "npy", sent)
         why = "; ".join(faults) or "no node serves HTTP"
         raise Unavailable(None, f"an argument of {size} bytes could not be sent ahead: {why}")
 

@@ -24,7 +24,7 @@ from zkd.kernels.binding import Plan, plan
 from zkd.kernels.declaration import MARK, RESERVED, place, refuse_bad_name, refuse_what_is_no_kernel
 from zkd.records import KernelSignature
 
-BUILT_IN = ("array", "statistics", "summaries", "linalg", "descent", "probe")
+BUILT_IN = ("array", "statistics", "summaries", "linalg", "descent", "probe", "prediction")
 ENTRY_POINTS = "zkd.kernels"
 
 
