@@ -28,7 +28,7 @@ from tests.node.submitter import until
 from tests.training.conftest import School, in_the_ring
 from zkd.client import Client
 from zkd.client.training_job import TrainingJob
-from zkd.errors import NoNode, ZkdError
+from zkd.errors import NoNode, ZkdError, ZooKeeperError
 from zkd.jobs import Round
 from zkd.zk.apache import ApacheServer
 
@@ -90,8 +90,11 @@ class Storm:
         return self.rng.choice([name for name, node in self.grid.nodes.items() if node.process.poll() is None])
 
     async def coordinator(self) -> str:
-        """Of the job that runs; some node, if none does just now."""
-        found = await self.school.holder(self.job)
+        """Of the job that runs; some node, if none does just now, or nobody can say."""
+        try:
+            found = await self.school.holder(self.job)
+        except ZooKeeperError:
+            return self.someone()
         return self.someone() if found is None else found.node
 
     # --- One round --------------------------------------------------------------------------------------
@@ -127,6 +130,8 @@ class Storm:
             except ZkdError as error:
                 looking.cancel()
                 return [f"it did not end well: {error}", *await self._story(job)]
+        await self.grid.user.session.connected(QUIET_S)
+        await self.school.client.session.connected(QUIET_S)
         wrong = []
         if state.model is None or state.model.id != expected:
             wrong.append(f"its model has other bits than in quiet times: {state.model}")
@@ -298,8 +303,20 @@ async def paused_and_resumed(storm: Storm) -> None:
         await storm.school.want(storm.job, "pause")
         await asyncio.sleep(storm.rng.random() * 2.0)
         await storm.school.want(storm.job, "run")
-    except NoNode:
-        storm.note("  it was gone")
+    except ZooKeeperError as error:
+        storm.note(f"  not quite: {type(error).__name__}")
+        storm.healing.append(lambda: _running(storm))
+
+
+async def _running(storm: Storm) -> None:
+    async with asyncio.timeout(QUIET_S):
+        while True:
+            try:
+                return await storm.school.want(storm.job, "run")
+            except NoNode:
+                return None
+            except ZooKeeperError:
+                await asyncio.sleep(0.2)
 
 
 async def node_joined(storm: Storm) -> None:

@@ -28,6 +28,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from zkd.errors import ResultLost
 from zkd.net.row_routes import Rows, row_routes
@@ -111,7 +112,8 @@ async def serve(
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=exposition(samples()).encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    app = web.Application(client_max_size=0)  # no limit of its own: bodies are streamed, and bounded above
+    # No limit of its own: bodies are streamed, and bounded above.
+    app = web.Application(client_max_size=0, middlewares=[unheard])
     app.add_routes(
         [
             web.get("/v1/blobs/{sha}", blob),
@@ -141,6 +143,17 @@ async def serve(
         if listener is not None:
             listener.close()
         await runner.cleanup()  # of the connections, too
+
+
+@web.middleware
+async def unheard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Who hangs up before he is answered misses nothing, and nothing of ours went wrong."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response(status=499)  # nobody gets it
 
 
 def connections_max() -> int:
