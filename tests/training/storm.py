@@ -201,8 +201,8 @@ class Storm:
             left += [f"{name} ended with {code}"] if code else []
         for pid in _processes_below(self.grid.directory):
             left.append(f"process {pid}")
-        for path in self.grid.directory.glob("*-data/checkpoints/*/*"):
-            left.append(f"file {path}")
+        for node in self.grid.nodes.values():  # not of guests that were killed for good
+            left += [f"file {path}" for path in node.data_dir.glob("checkpoints/*/*")]
         return left
 
 
