@@ -38,6 +38,42 @@ async def test_what_was_received_is_here_whole_and_after_a_restart(tmp_path: Pat
     assert not list((tmp_path / "node/segments.incoming").iterdir())
 
 
+@pytest.mark.parametrize("how", ["trash", "quarantine", "restore"])
+async def test_what_comes_while_another_one_is_moved_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A slow disk: the old one is out of the list, and still in its place, when a new one is there."""
+    moving, go_on = threading.Event(), threading.Event()
+    move = SegmentStore._move
+
+    def slowly(path: Path, to: Path) -> None:
+        moving.set()
+        assert go_on.wait(10)
+        move(path, to)
+
+    store = SegmentStore(tmp_path / "node")
+    made = make(tmp_path / "made")
+    await put(store, made)
+    if how == "restore":
+        await store.trash(made.id)
+    if how == "quarantine":
+        (store.path(made.id) / "0.npy").write_bytes(b"rotten")
+    monkeypatch.setattr(SegmentStore, "_move", staticmethod(slowly))
+    went = asyncio.create_task(
+        {"trash": store.trash, "quarantine": store.verify, "restore": store.restore}[how](made.id)
+    )
+    assert await asyncio.to_thread(moving.wait, 10)
+    monkeypatch.setattr(SegmentStore, "_move", staticmethod(move))
+    came = asyncio.create_task(put(store, made))
+    await asyncio.wait({came}, timeout=0.3)
+    go_on.set()
+    await went
+    await came
+    assert store.has(made.id)
+    assert await got(store, made.id) == made.packed
+    assert await SegmentStore(tmp_path / "node").verify(made.id)
+
+
 async def test_any_range_is_the_bytes_of_it(tmp_path: Path) -> None:
     store = SegmentStore(tmp_path / "node")
     made = make(tmp_path / "made", rows=70_000)

@@ -218,9 +218,10 @@ class SegmentStore:
                     await in_thread(self._io, intake.pause)
             if intake.received != intake.total:
                 return False
-            await in_thread(self._io, self._complete, intake, segment_id)
-            self._intakes.pop(segment_id, None)
-            self._ids[segment_id] = object()
+            async with self._lock("move", segment_id):
+                await in_thread(self._io, self._complete, intake, segment_id)
+                self._intakes.pop(segment_id, None)
+                self._ids[segment_id] = object()
         self.changed(segment_id)
         return True
 
@@ -297,7 +298,7 @@ class SegmentStore:
     def _settle(self, segment_id: str) -> None:
         """What arrived is durable: let it be here, and make that durable."""
         place = self._here / segment_id
-        if place.exists():  # not in our list: it went bad, and could not be moved away
+        if place.exists():  # it went bad, and could not be moved away; or it was put back while this came
             self._move(place, self._bad / segment_id)
         (self._incoming / segment_id).rename(place)
         sync_directory(self._here)
@@ -331,26 +332,28 @@ class SegmentStore:
 
     async def trash(self, segment_id: str) -> None:
         """Take a segment out. Its files are there until `purge`, for who has them open, and for `restore`."""
-        path = self.path(segment_id)
-        self._forget(segment_id)
-        try:
-            await in_thread(self._io, self._move, path, self._trash / segment_id)
-        except OSError:
-            if path.exists():
-                self._ids[segment_id] = object()
-                self.changed(segment_id)
-            raise
+        async with self._lock("move", segment_id):
+            path = self.path(segment_id)
+            self._forget(segment_id)
+            try:
+                await in_thread(self._io, self._move, path, self._trash / segment_id)
+            except OSError:
+                if path.exists():
+                    self._ids[segment_id] = object()
+                    self.changed(segment_id)
+                raise
 
     async def restore(self, segment_id: str) -> bool:
         """Put a segment back that was taken out; whether it was still there. It has to be verified anew."""
         _expect_id(segment_id)
-        if segment_id in self._ids:
-            return True
-        try:
-            await in_thread(self._io, self._move, self._trash / segment_id, self._here / segment_id)
-        except FileNotFoundError:
-            return False
-        self._ids[segment_id] = object()
+        async with self._lock("move", segment_id):
+            if segment_id in self._ids:
+                return True
+            try:
+                await in_thread(self._io, self._move, self._trash / segment_id, self._here / segment_id)
+            except FileNotFoundError:
+                return False
+            self._ids[segment_id] = object()
         self.changed(segment_id)
         return True
 
@@ -361,7 +364,8 @@ class SegmentStore:
     async def remove(self, segment_id: str) -> None:
         """Remove for good one that was taken out. From the first moment on it cannot be restored, not even in part."""
         _expect_id(segment_id)
-        await in_thread(self._io, self._unlink, self._trash / segment_id)
+        async with self._lock("move", segment_id):
+            await in_thread(self._io, self._unlink, self._trash / segment_id)
 
     @staticmethod
     def _unlink(path: Path) -> None:
@@ -430,13 +434,17 @@ class SegmentStore:
         self.quarantined += 1
         self._forget(segment_id)
         self.damaged(segment_id, why)
-        # A disk that is read-only, say: after a restart it is found again, and again not believed.
-        with suppress(OSError):
-            await in_thread(self._io, self._move, self._here / segment_id, self._bad / segment_id)
+        async with self._lock("move", segment_id):
+            if segment_id in self._ids:  # another one came meanwhile, and put this out of its way
+                return
+            # A disk that is read-only, say: after a restart it is found again, and again not believed.
+            with suppress(OSError):
+                await in_thread(self._io, self._move, self._here / segment_id, self._bad / segment_id)
 
     @asynccontextmanager
     async def _lock(self, kind: str, segment_id: str) -> AsyncIterator[None]:
-        """One at a time. `TimeoutError` if another takes too long to receive it."""
+        """One of a kind at a time: check and receive, and within these move. `TimeoutError` if another takes too long
+        to receive it."""
         key = kind, segment_id
         lock = self._locks.setdefault(key, _Lock())
         lock.wanted += 1
