@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--against", default="numpy,pipes,scikit-learn,dask,ray")
     parser.add_argument("--sizes", default="200000x50,1000000x100")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=20, help="of each contender in a turn")
+    parser.add_argument("--rounds", type=int, default=15, help="of each contender in a turn")
     parser.add_argument("--directory", help="where data lie; by default $TMPDIR")
     parser.add_argument("--turn", choices=CONTENDERS, help="one turn of one of them, told as JSON")
     parser.add_argument("--data", type=Path, help="of that turn")
