@@ -8,6 +8,7 @@ where features are standardised. Intercepts are never penalised.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ class Penalty:
 
     def __post_init__(self) -> None:
         for name, value in (("l2", self.l2), ("l1", self.l1)):
-            if not (np.isfinite(value) and value >= 0):
+            if not (math.isfinite(value) and value >= 0):
                 raise BadTraining(f"{name}: expected a finite number, 0 or more, got {value}")
 
 

@@ -73,7 +73,7 @@ class Run:
     @property
     def penalty(self) -> Penalty:
         penalty = self.plan.penalty(self.stage)
-        return replace(penalty, l2=max(penalty.l2, self.l2_raised))
+        return penalty if penalty.l2 >= self.l2_raised else replace(penalty, l2=self.l2_raised)
 
     @property
     def ask(self) -> Ask | None:

@@ -38,6 +38,7 @@ STOPPED = "stopped"  # the reason that a stopped run has
 GIVEN_UP_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 BRAIN_DEATHS_MAX = 4  # without a round between them
 BRAIN_STILL_S = 10.0  # without a word and without using its CPU: it is frozen
+BRAIN_BRISK_S = 1.0  # until nobody asks for its CPU: to read that costs a tenth of a round
 BRAIN_MAX_S = 3600.0  # between an answer and a question
 SLOW_S = 1.0  # what a round waits for is told when it takes longer
 
@@ -193,15 +194,15 @@ class Lesson:
 
     async def _hear(self, brain: Process) -> Frame:
         """The next frame. Raises `JobFailed` for a refusal, `ProcessEnded` of one that is dead, or as good as dead."""
-        spent_s, until = cpu_s(brain.pid), time.monotonic() + BRAIN_MAX_S
+        until, patience_s, spent_s = time.monotonic() + BRAIN_MAX_S, BRAIN_BRISK_S, -1.0
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(BRAIN_STILL_S):
+                async with asyncio.timeout(patience_s):
                     frame = await brain.receive()
                     if frame.kind == "refused":
                         raise JobFailed(frame.head["error"])
                     return frame
-            former_s, spent_s = spent_s, cpu_s(brain.pid)
+            former_s, spent_s, patience_s = spent_s, cpu_s(brain.pid), BRAIN_STILL_S
             if spent_s == former_s or time.monotonic() > until:
                 brain.kill(f"it said nothing for {BRAIN_STILL_S:g} s")
 
