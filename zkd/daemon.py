@@ -139,6 +139,7 @@ class Daemon:
         self._store = store
         self._segments = SegmentStore(node.data_dir)
         self._model_files = DigestFiles(node.data_dir / "models", bytes_max=FILE_BYTES_MAX)
+        self._model_files.clear_arrivals()
         self._checkpoints = CheckpointStore(node.data_dir)
         # The HTTP server takes as long to import as the workers take to get warm; they are other processes.
         http = asyncio.get_running_loop().run_in_executor(None, import_module, "zkd.net.server")
@@ -555,7 +556,9 @@ class Daemon:
                     tls,
                     lambda expect: [
                         *bring_routes(self._segments, self._fetch_segment, expect),
-                        *file_routes(FILES_URL, self._model_files, expect, foreign.of_bytes, foreign.HEAD_BYTES),
+                        *file_routes(
+                            FILES_URL, lambda _: self._model_files, expect, foreign.of_bytes, foreign.HEAD_BYTES
+                        ),
                         *checkpoint_routes(self._checkpoints, expect),
                         *job_routes(lambda *asked: self.trainer.follow(*asked), expect),
                         *round_routes(lambda *caller: self.answers.receive(*caller), expect),

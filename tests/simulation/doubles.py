@@ -178,6 +178,9 @@ class Segments:
     def __init__(self, data_dir: Path, **_: Any) -> None:
         return
 
+    def clear_arrivals(self) -> None:
+        return
+
     def has(self, segment_id: str) -> bool:
         return False
 

@@ -1,7 +1,7 @@
 """Files named by their digest over HTTP, to other nodes and clients. All of it asks for the cluster's token.
 
     GET  <prefix>/<id>    the bytes, compared with the digest that the id is before they are sent
-    HEAD <prefix>/<id>    how many they are; 404 as well if nobody has compared them since they were written
+    HEAD <prefix>/<id>    how many they are, compared if nobody has since they were written
     PUT  <prefix>/<id>    201 when they are durable here, 200 if they were, 400 if they are others or none that we take
 
 Who waits for `100 Continue` sends nothing that is refused. A file that nothing in the tree names is removed after a
@@ -27,10 +27,16 @@ Refusal = Callable[[bytes, int], str | None]  # the first bytes and the size of 
 
 
 def file_routes(
-    prefix: str, store: DigestFiles, expect_token: Callable[[web.Request], None], refusal: Refusal, head_bytes: int
+    prefix: str,
+    files_of: Callable[[web.Request], DigestFiles | None],
+    expect_token: Callable[[web.Request], None],
+    refusal: Refusal = lambda head, size: None,
+    head_bytes: int = 0,
+    transfers: int = TRANSFERS,
 ) -> list[web.RouteDef]:
-    """`expect_token` raises if the request does not have it; `refusal` is shown the first `head_bytes` that come."""
-    turns = asyncio.Semaphore(TRANSFERS)
+    """`files_of` says where the files that a request is about lie, `expect_token` raises if the request does not have
+    it; `refusal` is shown the first `head_bytes` that come."""
+    turns = asyncio.Semaphore(transfers)
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
@@ -44,21 +50,26 @@ def file_routes(
         finally:
             turns.release()
 
-    def asked(request: web.Request) -> str:
+    def asked(request: web.Request) -> tuple[DigestFiles, str]:
         expect_token(request)
-        file_id = request.match_info["id"]
-        if not is_id(file_id):
-            raise web.HTTPNotFound(text="expected the 64 hex digits of a file\n")
-        return file_id
+        store, file_id = files_of(request), request.match_info["id"]
+        if store is None or not is_id(file_id):
+            raise web.HTTPNotFound(text="expected a name, where there is one, and the 64 hex digits of a file\n")
+        return store, file_id
 
     async def head(request: web.Request) -> web.StreamResponse:
-        size = store.size(asked(request))
+        store, file_id = asked(request)
+        size = store.size(file_id)
         if size is None:
-            raise web.HTTPNotFound
+            async with turn():
+                try:
+                    size = await store.verify(file_id)
+                except (DataUnavailable, DataDamaged):
+                    raise web.HTTPNotFound from None
         return web.Response(headers={"Content-Length": str(size)})
 
     async def get(request: web.Request) -> web.StreamResponse:
-        file_id = asked(request)
+        store, file_id = asked(request)
         async with turn():
             try:
                 data = await store.read(file_id)
@@ -75,7 +86,8 @@ def file_routes(
             return response
 
     async def put(request: web.Request) -> web.StreamResponse:
-        file_id, size = asked(request), request.content_length
+        store, file_id = asked(request)
+        size = request.content_length
         if size is None:
             raise web.HTTPLengthRequired(text="expected a Content-Length\n")
         room = store.room_bytes()
@@ -110,7 +122,7 @@ async def _body(request: web.Request, size: int, refusal: Refusal, head_bytes: i
         request.writer.output_size = 0  # of the answer to come, as in aiohttp's own handler
     head = b""
     async for chunk in pieces(request.content, size):
-        if len(head) >= min(head_bytes, size):
+        if head_bytes == 0 or len(head) >= min(head_bytes, size):
             yield chunk
             continue
         head += chunk

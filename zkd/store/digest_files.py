@@ -1,7 +1,7 @@
 """Files in one directory, each named by the blake3 of its bytes: whole, synced, and compared with that name when read.
 
     <directory>/<blake3>    what was sent here; bytes that have become others are removed when they are met
-    <directory>/*.tmp       still arriving; of a former life when this is made
+    <directory>/*.tmp       still arriving; of a former life when a daemon starts (`clear_arrivals`)
 
 Names are 64 hex digits, never other text from the wire. What was compared once is believed as long as nobody wrote to
 the file, by its inode, size and times; `read` and `verify` believe nothing.
@@ -33,14 +33,13 @@ Mark = tuple[int, int, int, int]
 
 
 class DigestFiles:
+    """The directory is made with the first file. One object a directory: it counts its arrivals."""
+
     def __init__(self, directory: Path, *, bytes_max: int) -> None:
         self.directory = directory
         self._bytes_max = bytes_max
         self._arrivals = 0
         self._verified: dict[str, Mark] = {}
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for half_written in directory.glob("*.tmp"):
-            half_written.unlink(missing_ok=True)
 
     def path(self, file_id: str) -> Path | None:
         """Where the file is, if it is here and nobody wrote to it since it was compared with its name."""
@@ -49,6 +48,15 @@ class DigestFiles:
         path = self.directory / file_id
         mark = _mark(path)
         return path if mark is not None and self._verified.get(file_id) == mark else None
+
+    def clear_arrivals(self) -> None:
+        """Remove what had not arrived when a former life ended."""
+        for half_written in self.directory.glob("*.tmp"):
+            half_written.unlink(missing_ok=True)
+
+    def lies(self, file_id: str) -> bool:
+        """Whether there is such a file, good or not."""
+        return is_id(file_id) and (self.directory / file_id).exists()
 
     def size(self, file_id: str) -> int | None:
         """None if it is not here, or not known to be good."""
@@ -73,7 +81,7 @@ class DigestFiles:
 
     def room_bytes(self) -> int:
         """How large a file may come."""
-        return min(self._bytes_max, shutil.disk_usage(self.directory).free // ROOM_SHARE)
+        return min(self._bytes_max, shutil.disk_usage(self.directory.parent).free // ROOM_SHARE)
 
     async def receive(self, file_id: str, size: int, chunks: AsyncIterator[bytes]) -> bool:
         """Keep what arrives, if it is these bytes; False if they were here before, and are good.
@@ -86,6 +94,7 @@ class DigestFiles:
             await self.verify(file_id)
             await in_thread(None, self._touch, file_id)
             return False
+        await in_thread(None, self._make_directory)
         self._arrivals += 1
         half_written = path.with_suffix(f".{self._arrivals}.tmp")
         digest, came = blake3(), 0
@@ -140,6 +149,11 @@ class DigestFiles:
     def _bad(self, file_id: str) -> DataDamaged:
         self.remove(file_id)
         return DataDamaged(f"file {file_id[:12]} has another digest, and was removed")
+
+    def _make_directory(self) -> None:
+        if not self.directory.exists():
+            self.directory.mkdir(exist_ok=True, mode=0o700)
+            sync_directory(self.directory.parent)
 
     def _touch(self, file_id: str) -> None:
         path = self.directory / file_id
