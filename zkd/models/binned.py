@@ -103,13 +103,19 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], count: int) -> Binned:
         raise BadTraining(f"sums: expected {FOLD} digits for each of {tops.size} elements, got shape {digits.shape}")
     if not 1 <= count <= PARTIALS_MAX:
         raise BadTraining(f"sums: expected a count from 1 to {PARTIALS_MAX}, got {count}")
-    digits = digits.astype(np.float64)
-    finite = digits[np.isfinite(digits)]
-    if np.any(np.rint(finite) != finite) or np.any(np.abs(finite) > count * 2.0 ** (WIDTH - 1)):
+    if not _is_whole(digits, count * 2.0 ** (WIDTH - 1)):
         raise BadTraining(f"sums: expected whole digits of at most {count} x 2^{WIDTH - 1}")
     if tops.size and not LOWEST <= int(tops.min()) <= int(tops.max()) <= NOT_FINITE:
         raise BadTraining(f"sums: expected tops from {LOWEST} to {NOT_FINITE}")
-    return Binned(digits, tops, count)
+    return Binned(digits.astype(np.float64), tops, count)
+
+
+def _is_whole(digits: npt.NDArray[Any], most: float) -> bool:
+    """Whether all are whole numbers up to `most`, but for NaN and infinite ones."""
+    if digits.dtype == np.int32:
+        return not digits.size or max(-int(digits.min()), int(digits.max())) <= most
+    finite = digits[np.isfinite(digits)]
+    return bool(np.all(np.rint(finite) == finite) and np.all(np.abs(finite) <= most))
 
 
 def _in_window(item: Binned, tops: npt.NDArray[np.int16]) -> Vector:
@@ -117,8 +123,9 @@ def _in_window(item: Binned, tops: npt.NDArray[np.int16]) -> Vector:
     down = tops - item.tops
     if not down.any():
         return item.digits
-    digits = np.zeros_like(item.digits)
-    for by in range(FOLD):
-        chosen = down == by
-        digits[by:, chosen] = item.digits[: FOLD - by, chosen]
+    digits = np.empty_like(item.digits)
+    for place, digit in enumerate(digits):
+        digit[:] = 0.0
+        for by in range(place + 1):
+            np.copyto(digit, item.digits[place - by], where=down == by)
     return digits
