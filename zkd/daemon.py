@@ -459,6 +459,7 @@ class Daemon:
             self._state_drain.cancel()  # the next word of the operator counts at once
             self._state_drain = None
         if wanted == "draining":
+            self.trainer.office.hand_over()
             assert self._group is not None
             self._state_drain = self._group.create_task(self.executor.drain(self.settings.node.drain_timeout_s))
         else:

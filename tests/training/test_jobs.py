@@ -82,14 +82,14 @@ async def same(school: School, job_id: str) -> JobState:
 
 async def test_a_killed_brain_changes_no_bit(school: School) -> None:
     await school.drop("brain", **LONG)
-    for number in (5, 60, 150):
+    for number in (5, 60, 120):
         assert school.kill_brains(await school.rounds("brain", number)) == 1
     assert (await same(school, "brain")).fence == 1
 
 
 async def test_a_killed_coordinator_changes_no_bit(school: School) -> None:
     await school.drop("coordinator", **LONG)
-    for number in (30, 120):
+    for number in (30, 90):
         node = await school.rounds("coordinator", number)
         school.grid.nodes[node].kill()
         await school.coordinator("coordinator", other_than=node)
@@ -115,7 +115,7 @@ async def test_killed_and_frozen_nodes_change_no_bit(school: School) -> None:
     await school.rounds("workers", 60)
     await school.heal()
     school.grid.nodes[other].signal(signal.SIGSTOP)
-    await school.rounds("workers", 100)
+    await school.rounds("workers", 90)
     school.grid.nodes[other].signal(signal.SIGCONT)
     await same(school, "workers")
     await school.heal()

@@ -36,6 +36,7 @@ SAVED_IN: tuple[Phase, ...] = ("training", "explaining")  # before, there is not
 STOPPED = "stopped"  # the reason that a stopped run has
 # A round that cannot be completed is tried again after these, since copies are being mended all the time.
 GIVEN_UP_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+GIVEN_UP_S = 60.0  # but not one that took so long, all its tries together
 BRAIN_DEATHS_MAX = 4  # without a round between them
 BRAIN_STILL_S = 10.0  # without a word and without using its CPU: it is frozen
 BRAIN_BRISK_S = 1.0  # until nobody asks for its CPU: to read that costs a tenth of a round
@@ -180,7 +181,7 @@ class Lesson:
                 try:
                     answers = await self._gathering.gather(self._fence(), question)
                 except GivenUp as error:
-                    if pause_s is None:
+                    if pause_s is None or time.monotonic() - self._began > GIVEN_UP_S:
                         raise JobFailed(f"a round could not be completed: {error}") from None
                     self._log.warning("round.given_up", error=str(error), again_s=pause_s)
                     with self._account.waiting(f"{error}; asked again in {pause_s:g} s"):

@@ -125,11 +125,15 @@ class Office:
         """We may take more, or less, than before."""
         self._wake.set()
 
+    def hand_over(self) -> None:
+        """Begin to give up what is held; who may hold nothing takes nothing anew."""
+        for held in self.held.values():
+            held.running.hand_over()
+
     async def drain(self) -> None:
         """Take no more jobs, hand over those that are held; in bounded time."""
         self._is_closed = True
-        for held in self.held.values():
-            held.running.hand_over()
+        self.hand_over()
         tasks = {held.task for held in self.held.values() if held.task is not None}
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN_S)
