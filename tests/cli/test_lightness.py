@@ -26,7 +26,10 @@ def test_help_stays_below_its_budget(arguments: list[str]) -> None:
     assert min(cpu_of(*arguments) for _ in range(5)) < CPU_MAX_S
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["get", "--help"], ["nope"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["run", "--help"], ["get", "--help"], ["train", "start", "--help"], ["nope"]],
+)
 def test_help_loads_neither_numpy_nor_asyncio(arguments: list[str]) -> None:
     code = (
         "import sys; from zkd.cli import run; run(sys.argv[1:]);"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,8 @@ async def test_every_round_comes_once_and_in_order_over_a_lost_coordinator(clien
         assert await numbers(rounds, 3) == [2, 3, 4]
         following = asyncio.create_task(anext(rounds))
         await cluster.lose(job.id)
-        # Another one goes on from a checkpoint after round 2, and does 3 and 4 again.
+        # Another one goes on from a checkpoint after round 2, does 3 and 4 again, and tells them, too.
+        cluster.nodes["n2"].tells_all = True
         office = await cluster.take(job.id, "n2", a_round(1), a_round(2))
         office.say(a_round(3), a_round(4), a_round(5))
         assert (await following).number == 5
@@ -117,7 +119,10 @@ async def test_every_round_comes_once_and_in_order_over_a_lost_coordinator(clien
         assert [each.number async for each in rounds] == []
 
 
-async def test_a_coordinator_that_hangs_is_left_when_it_is_deposed(client: Client, cluster: Cluster) -> None:
+async def test_a_coordinator_that_hangs_is_left_when_it_is_deposed(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkd.client.following.ANSWER_S", 600.0)
     job = await client.train("softmax", "iris")
     cluster.nodes["n1"].is_silent = True
     await cluster.take(job.id, "n1", a_round(1))
@@ -144,6 +149,23 @@ async def test_rounds_go_on_when_zookeeper_was_away(client: Client, cluster: Clu
         await cluster.lose(job.id)
         await cluster.take(job.id, "n3", a_round(3))
         assert (await following).number == 3
+
+
+async def test_what_happened_while_zookeeper_was_away_is_seen_when_it_is_back(
+    client: Client, cluster: Cluster, embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkd.client.following.LOOK_AGAIN_S", 600.0)
+    job = await client.train("softmax", "iris")
+    async with aclosing(job.rounds()) as rounds:
+        first = asyncio.create_task(anext(rounds))
+        await asyncio.sleep(0.05)
+        embedded.faults.is_refusing = True
+        for connection in list(embedded.connections):
+            if connection.peer.session is not None and connection.peer.session.session_id == client.session.session_id:
+                connection.abort()
+        await cluster.take(job.id, "n1", a_round(1))
+        embedded.heal()
+        assert (await first).number == 1
 
 
 async def test_who_comes_late_hears_all_rounds(client: Client, cluster: Cluster) -> None:
@@ -229,6 +251,22 @@ async def test_a_model_is_taken_from_a_node_that_has_it_undamaged(client: Client
     assert await job.model_file() == b"a model"
 
 
+async def test_a_model_whose_nodes_are_lost_is_waited_for_until_others_have_it(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkd.client.training_job.FETCH_AGAIN_S", 0.01)
+    job = await client.train("softmax", "iris")
+    await cluster.take(job.id, "n1")
+    await cluster.end(job.id, b"a model", "n1")
+    (digest,) = cluster.nodes["n1"].files
+    await cluster.nodes["n1"].stop()
+    waiter = asyncio.create_task(job.model_file())
+    await asyncio.sleep(0.05)
+    cluster.nodes["n2"].files[digest] = b"a model"
+    await cluster.change(job.id, model=FileRef(digest, 7, ["n1", "n2"], 3))
+    assert await waiter == b"a model"
+
+
 async def test_a_model_that_nobody_has_is_said_to_be_unavailable(
     client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +304,24 @@ async def test_a_job_that_has_ended_hears_no_wish_and_is_not_cancelled(client: C
     assert await job.remove() is False
     with pytest.raises(JobNotFound):
         await job.status()
+
+
+async def test_a_job_that_ends_while_it_is_cancelled_keeps_its_model(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await client.train("softmax", "iris")
+    await cluster.take(job.id, "n1")
+    read = job._read
+
+    async def read_and_end() -> list[Any]:
+        before = await read()
+        monkeypatch.setattr(job, "_read", read)
+        await cluster.end(job.id, b"a model", "n1")
+        return before
+
+    monkeypatch.setattr(job, "_read", read_and_end)
+    assert await job.cancel() is False
+    assert await job.model_file() == b"a model"
 
 
 async def test_another_job_of_the_same_id_is_another_job(client: Client, cluster: Cluster) -> None:
