@@ -26,6 +26,7 @@ Vector = npt.NDArray[np.float64]
 WIDTH = 26  # bits a digit: three hold the 53 bits of a float wherever it lies between two quanta
 FOLD = 3
 PARTIALS_MAX = 1 << (53 - (WIDTH - 1))  # sums of digits stay whole below 2^53
+BLOCK = 1 << 15  # elements that are cut at a time: they and what is in between stay in the second cache
 LOWEST = -1100 // WIDTH  # of zero, below the smallest float
 NOT_FINITE = 1100 // WIDTH  # above the largest
 
@@ -60,20 +61,29 @@ def binned(x: Vector) -> Binned:
 
 def binned_rows(x: Vector) -> Binned:
     """The sum of n vectors at once, (n, m); n is 1 or more."""
+    digits, tops = np.empty((FOLD, x.shape[1])), np.empty(x.shape[1], np.int16)
+    step = max(1, BLOCK // len(x))
+    for start in range(0, x.shape[1], step):
+        stop = start + step
+        _cut(x[:, start:stop], digits[:, start:stop], tops[start:stop])
+    return Binned(digits, tops, len(x))
+
+
+def _cut(x: Vector, digits: Vector, tops: npt.NDArray[np.int16]) -> None:
+    """The digits and tops of the columns' sums."""
     _, exponents = np.frexp(x)
     each = (exponents // WIDTH).astype(np.int16)
     is_finite = np.isfinite(x)
     each[x == 0.0] = LOWEST
     each[~is_finite] = NOT_FINITE
-    tops = each.max(axis=0)
-    digits = np.empty((FOLD, x.shape[1]))
+    each.max(axis=0, out=tops)
     # |x| < 2^(WIDTH (top + 1) - 1), so all digits above `tops` would be 0, and each digit is at most 2^(WIDTH - 1).
     rest = np.ldexp(np.where(is_finite, x, np.nan), -WIDTH * tops.astype(np.int32))
     for digit in digits:
         whole = np.rint(rest)
         whole.sum(axis=0, out=digit)
-        rest = np.ldexp(rest - whole, WIDTH)
-    return Binned(digits, tops, len(x))
+        rest -= whole
+        rest *= 2.0**WIDTH
 
 
 def add(sums: Iterable[Binned]) -> Binned:
