@@ -14,7 +14,7 @@ from zkd.models.fit import RawPart, fit, prepare, split_rows
 from zkd.models.folding import is_foldable
 from zkd.models.losses import logistic, softmax
 from zkd.models.messages import partial_in, partial_out
-from zkd.models.model import Model, first_parameters
+from zkd.models.model import Kind, Model, first_parameters
 from zkd.models.partials import Ask, merge, partial, partial_of, totals
 from zkd.models.picks import Batch, Local, Sample, picked_rows
 from zkd.models.plan import Plan
@@ -282,6 +282,32 @@ def test_columns_of_any_number_kind_count_as_float64() -> None:
     packed = stacked(rows_of(narrow, y))
     assert len(packed.columns) == 1
     assert np.array_equal(totals(model, partial(model, Ask(w), packed, None, part=0)).gradient, one.gradient)
+
+
+@pytest.mark.parametrize("wide", [1, 2, 7, 16, 51])
+@pytest.mark.parametrize("kind", ["logistic", "linear", "poisson", "svm", "softmax", "mlp"])
+def test_rows_in_one_piece_have_the_bits_of_rows_in_columns(kind: Kind, wide: int) -> None:
+    dice = np.random.default_rng(wide)
+    outputs, hidden = (3, (5,) if kind == "mlp" else ()) if kind in ("softmax", "mlp") else (1, ())
+    scalers = (None, Scaler(np.full(wide, 0.3), np.full(wide, 1.7)), Scaler(np.full(wide, 99.0), np.ones(wide)))
+    for rows in (0, 1, 63, 9001):
+        columns = [dice.normal(size=(rows, wide))]
+        target = dice.integers(0, outputs if outputs > 1 else 2, rows)
+        loose = rows_of(columns, target, weight=dice.random(rows), held_out=dice.random(rows) < 0.2)
+        whole = stacked(loose)
+        for intercept in (True,) if kind == "mlp" else (True, False):
+            model = Model(kind, wide, outputs, hidden, intercept)
+            w = dice.normal(size=model.size) / 9
+            asks = [Ask(w), Ask(w, batch=Batch(1, 1, 0, 3))]
+            if model.is_convex and wide < 20:
+                asks.append(Ask(w, "hessian"))
+            for scaler in scalers:
+                for ask in asks:
+                    one = partial(model, ask, loose, scaler, part=4)
+                    other = partial(model, ask, whole, scaler, part=4)
+                    assert np.array_equal(one.sums.digits, other.sums.digits)
+                    if one.hessian is not None and other.hessian is not None:
+                        assert np.array_equal(one.hessian.digits, other.hessian.digits)
 
 
 @pytest.mark.parametrize(

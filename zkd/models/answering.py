@@ -40,6 +40,7 @@ from zkd.models.exchange import (
     refusal_out,
 )
 from zkd.models.fit import RawPart
+from zkd.models.folding import is_foldable
 from zkd.models.importance import permuted_losses
 from zkd.models.model import Vector
 from zkd.models.partials import partial_of
@@ -61,6 +62,7 @@ class _Part:
     classes: tuple[Label, ...] | None = None
     rows: Rows | None = None
     is_own: bool = False  # whether `rows` has nothing of the arrays in `raw`
+    is_tried: bool = False  # whether there was memory for that is known
     kept: int = field(default=0)  # bytes, at most, of `rows` that are not those of `raw`
 
 
@@ -91,6 +93,8 @@ class Desk:
             old.tells_classes,
         ):
             self._parts.clear()
+        for part in self._parts.values():
+            part.is_tried = False
         self._context, self._context_id = new, name
 
     @property
@@ -191,20 +195,23 @@ class Desk:
             raw = part.raw
             target = encode(raw.target, classes) if classes else raw.target
             part.rows = rows_of(raw.columns, target, weight=raw.weight, held_out=raw.held_out)
-            part.classes, part.is_own, part.kept = classes, False, 0
-            features = 8 * len(part.rows) * part.rows.features
-            vectors = len(part.rows) * (17 if part.rows.weight is None else 25)  # target, twice, held out; weight
-            if _gains(part.rows) and self.kept + features + vectors <= self.memory:
-                part.rows, part.is_own = _own(stacked(part.rows)), True
-            part.kept = vectors + features * part.is_own
-        elif part.is_own:
+            vectors = 17 if raw.weight is None else 25  # bytes a row: target, twice, held out; weight
+            part.classes, part.is_own, part.is_tried, part.kept = classes, False, False, vectors * len(part.rows)
+        if part.is_own:
             self.went_over.discard(self._at)
+        elif not part.is_tried and self._gains(part.rows):
+            part.is_tried = True
+            size = 8 * len(part.rows) * (part.rows.features + 1)
+            if self.kept + size <= self.memory:
+                part.rows, part.is_own, part.kept = _own(stacked(part.rows)), True, part.kept + size
         return part.rows
 
-
-def _gains(rows: Rows) -> bool:
-    """Whether blocks are cut more quickly from one matrix than from these columns."""
-    return len(rows.columns) > 1 or rows.columns[0].dtype != np.float64
+    def _gains(self, rows: Rows) -> bool:
+        """Whether blocks are cut more quickly from one matrix than from these columns."""
+        context = self._known()
+        model, scaler = context.model, context.scaler
+        is_uncopied = model is not None and model.intercept and (scaler is None or is_foldable(model, scaler))
+        return is_uncopied or len(rows.columns) > 1 or rows.columns[0].dtype != np.float64
 
 
 def _own(rows: Rows) -> Rows:

@@ -47,6 +47,7 @@ class Rows:
     target: Vector
     weight: Vector | None = None
     held_out: Mask | None = None
+    whole: Matrix | None = None  # the columns side by side, with a last one of ones: blocks are cut from it uncopied
 
     def __len__(self) -> int:
         return len(self.target)
@@ -57,7 +58,7 @@ class Rows:
 
 
 class Block(NamedTuple):
-    x: Matrix  # (n, features + 1) with a last column of ones, or (n, features); overwritten by the next block
+    x: Matrix  # (n, features + 1) with a last column of ones, or (n, features); not to be written to, nor kept
     target: Vector
     weight: Vector  # 0 for held-out rows
     held_weight: Vector | None  # 0 for training rows
@@ -87,11 +88,13 @@ def rows_of(columns: Sequence[Any], target: Any, *, weight: Any = None, held_out
 def stacked(rows: Rows) -> Rows:
     """The same rows with all features in one float64 matrix, which blocks are cut from in one go.
 
-    Worth its memory, 8 bytes a value, where many rounds go over narrow columns; partials have the same bits.
+    Worth its memory, 8 bytes a value and one more a row, where many rounds go over them: blocks that need not be
+    standardised one by one are not even copied. Partials have the same bits.
     """
-    matrix = np.empty((len(rows), rows.features))
-    _fill(matrix, rows.columns, slice(None))
-    return Rows((matrix,), rows.target, rows.weight, rows.held_out)
+    whole = np.ones((len(rows), rows.features + 1))
+    _fill(whole[:, :-1], rows.columns, slice(None))
+    whole.flags.writeable = False
+    return Rows((whole[:, :-1],), rows.target, rows.weight, rows.held_out, whole)
 
 
 def block_rows(features: int) -> int:
@@ -103,16 +106,20 @@ def blocks(rows: Rows, scaler: Scaler | None, *, intercept: bool, picked: Indice
     """The rows, or those `picked`, block by block, as float64 and standardised."""
     features, total = rows.features, len(rows) if picked is None else len(picked)
     step = block_rows(features)
-    buffer = np.ones((min(step, total), features + intercept))
+    whole = rows.whole if intercept and scaler is None and picked is None else None
+    buffer = np.ones((min(step, total) if whole is None else 0, features + intercept))
     inverse = None if scaler is None else 1.0 / scaler.scale
     for start in range(0, total, step):
         stop = min(start + step, total)
         chosen: slice | Indices = slice(start, stop) if picked is None else picked[start:stop]
-        x = buffer[: stop - start]
-        _fill(x[:, :features], rows.columns, chosen)
-        if scaler is not None and inverse is not None:
-            x[:, :features] -= scaler.mean
-            x[:, :features] *= inverse
+        if whole is not None:
+            x = whole[start:stop]
+        else:
+            x = buffer[: stop - start]
+            _fill(x[:, :features], rows.columns, chosen)
+            if scaler is not None and inverse is not None:
+                x[:, :features] -= scaler.mean
+                x[:, :features] *= inverse
         weight = np.ones(stop - start) if rows.weight is None else rows.weight[chosen]
         if rows.held_out is None:
             yield Block(x, rows.target[chosen], weight, None)
