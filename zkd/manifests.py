@@ -70,6 +70,8 @@ class Manifest(Struct, frozen=True, omit_defaults=True, kw_only=True):
     label: ColumnName | None = None  # the column that models are to predict
     hash: str = KEY_HASH
     parent: int | None = None  # the version that this one was made from
+    # How many copies of each part were durable before it was visible; None: more than half of `replicas`.
+    quorum: Annotated[int, Meta(ge=1, le=REPLICAS_MAX)] | None = None
     store: str | None = None  # where its segments lie, if not on nodes: an fsspec URL
     origin: Origin | None = None  # of what `client.predict` made
     created_at: str = ""  # UTC, for people

@@ -255,6 +255,35 @@ async def test_a_table_without_rows_is_a_dataset(far: Keepers) -> None:
     assert (found["x"].shape, found["x"].dtype) == ((0, 3), np.dtype("f4"))
 
 
+@pytest.mark.parametrize("replicas", [None, 2])
+async def test_a_single_node_makes_one_copy_of_two_unless_two_were_asked_for(
+    embedded: EmbeddedServer, tmp_path: Path, replicas: int | None
+) -> None:
+    async with (
+        Client(embedded.connect_string) as client,
+        keepers(embedded.connect_string, tmp_path, client) as nodes,
+    ):
+        await nodes.add("n1")
+        if replicas is not None:
+            with pytest.raises(DataUnavailable, match="2 replicas need 2 nodes that keep data, and there is 1"):
+                await client.datasets.put("a", table(), replicas=replicas)
+            return
+        told: list[Progress] = []
+        one = await client.datasets.put("a", table(100, 1), key="id", parts=4, progress=told.append)
+        assert (one.manifest.replicas, one.manifest.quorum, told[-1].missing) == (2, 1, 1)
+        two = await client.datasets.append("a", table(100, 2))
+        assert (two.manifest.replicas, two.manifest.quorum) == (2, 1)
+        await nodes.report("a")
+        assert (await two.stat()).health == "degraded"
+        await nodes.add("n2")
+        assert (await two.stat()).missing == 4, "n2 is asked to fetch what it does not have"
+        three = await client.datasets.append("a", table(100, 3))
+        assert (three.manifest.replicas, three.manifest.quorum) == (2, None)
+        await nodes.remove("n2")
+        with pytest.raises(DataUnavailable, match="2 replicas need 2 nodes"):
+            await client.datasets.append("a", table(100, 4))
+
+
 async def test_progress_is_told_to_the_end(far: Keepers) -> None:
     told: list[Progress] = []
     dataset = await far.client.datasets.put("a", table(), parts=16, progress=told.append)

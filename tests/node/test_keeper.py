@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 
@@ -17,6 +18,7 @@ from tests.node.datasets import remove
 from tests.node.depot import Depot
 from tests.node.submitter import until
 from tests.store.made import make, put
+from zkd.client import Client
 from zkd.core import keeping
 from zkd.core.placement import place
 from zkd.daemon import Daemon
@@ -159,6 +161,22 @@ async def test_drain_empties_a_node_after_others_have_copies(crew: Crew, depot: 
     await crew.site.user.set_state("d", "active")
     await depot.ringed("a", "b", "c", "d")
     await depot.settled("a", "b", "c", "d", is_tidy=True)
+
+
+async def test_what_a_single_node_was_given_is_copied_when_another_comes(crew: Crew, depot: Depot) -> None:
+    await crew.start("a")
+    await depot.ringed("a")
+    async with Client(crew.site.settings("a", 1).zookeeper.hosts, depot.user.paths.root) as client:
+        dataset = await client.datasets.put("d", {"x": np.arange(1000)}, parts=4)
+        assert (await dataset.stat()).health == "degraded"
+        await crew.start("b")
+
+        async def is_mended() -> bool:
+            stat = await dataset.stat()
+            return (stat.health, stat.copies) == ("full", [2] * 4)
+
+        await until(is_mended, 10.0, "both copies of all parts")
+    assert depot.lying("b") == depot.lying("a") == {ref.id for part in dataset.segments for ref in part}
 
 
 async def test_drain_keeps_what_no_r_others_can_hold(crew: Crew, depot: Depot) -> None:

@@ -49,7 +49,7 @@ def data_command() -> None:
 @click.option("--key", metavar="COLUMN", help="Find rows by it; by default by their number.")
 @click.option("--label", metavar="COLUMN", help="What models are to predict.")
 @click.option("--parts", type=int, help="A power of two; by default as the size asks for.")
-@click.option("--replicas", type=int, help="Copies of each part; by default 2, on a single node 1.")
+@click.option("--replicas", type=int, help="Copies of each part; by default 2.")
 @click.option("--store", metavar="URL", help="Keep parts at s3://bucket/prefix or file:///directory, not on nodes.")
 @click.option("--replace", is_flag=True, help="Make a new version of a dataset that is there.")
 @click.option("--append", is_flag=True, help="Add the rows to those of a dataset that is there.")

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from zkd.tables.partition import Partition
 
 
+REPLICAS = 2  # of who does not say
+
+
 class Datasets:
     def __init__(self, client: Client, box: DropBox, plane: Plane) -> None:
         self._client = client
@@ -93,8 +96,9 @@ class Datasets:
 
         `key` names the column by which rows are found, and by whose hash they go to parts; None: the number of the
         row. `label` names the column that models predict. `parts` is a power of two; by default as many as make
-        shares even, fewer for small tables. `replicas` is 2 by default, or 1 on a single node. `replace` makes a new
-        version of a dataset that is there. `header` and `dtypes` are for CSV files (`zkd.tables.csv_files`).
+        shares even, fewer for small tables. `replicas` is 2 by default: on a single node there is one copy, until
+        another node comes. `replace` makes a new version of a dataset that is there. `header` and `dtypes` are for
+        CSV files (`zkd.tables.csv_files`).
 
         `store` has the parts lie at ``s3://bucket/prefix`` or ``file:///directory`` instead of on nodes, and takes no
         `replicas`. Nothing there is ever removed.
@@ -110,11 +114,12 @@ class Datasets:
             )
         scene = await copies.look(self._client, name)
         if store is None:
-            wanted = Wanted(key, label, parts, replicas or max(1, min(2, len(scene.keepers))))
-            expect_keepers(name, scene, wanted.replicas)
+            most = REPLICAS if replicas is None else replicas
+            wanted = Wanted(key, label, parts, most, quorum_on(scene, most, is_asked_for=replicas is not None))
+            expect_keepers(name, scene, most, wanted.quorum)
         else:
             store = _expect_store(store, replicas)
-            wanted = Wanted(key, label, parts, 1)
+            wanted = Wanted(key, label, parts, 1, 1)
 
         def is_free(draft: Draft) -> None:
             if draft.current is not None and not replace:
@@ -133,11 +138,17 @@ class Datasets:
         old = await self.open(expect_name(name))
         manifest = old.manifest
         scene = await copies.look(self._client, name)
-        if manifest.store is None:
-            expect_keepers(name, scene, manifest.replicas)
         wanted = Wanted(
-            manifest.key, manifest.label, manifest.parts, manifest.replicas, manifest.columns, manifest.rows
+            manifest.key,
+            manifest.label,
+            manifest.parts,
+            manifest.replicas,
+            quorum_on(scene, manifest.replicas, is_asked_for=manifest.quorum is None),
+            manifest.columns,
+            manifest.rows,
         )
+        if manifest.store is None:
+            expect_keepers(name, scene, wanted.replicas, wanted.quorum)
 
         def is_same(draft: Draft) -> None:
             if draft.current != manifest.version:
@@ -183,13 +194,14 @@ class Datasets:
                 expect(draft)
                 scene = await copies.look(self._client, name)  # reading the rows may have taken long
                 if store is None:
-                    expect_keepers(name, scene, wanted.replicas)
+                    expect_keepers(name, scene, wanted.replicas, wanted.quorum)
                 token = await self._plane.token()
                 merging = None if old is None else Merging(old)
                 sending = Sending(
                     name,
                     partition,
                     wanted.replicas,
+                    wanted.quorum,
                     scene,
                     self._plane.http,
                     token,
@@ -224,6 +236,7 @@ def _manifest(
         key=wanted.key,
         label=wanted.label,
         parent=None if old is None else old.version,
+        quorum=wanted.quorum if wanted.quorum < quorum(wanted.replicas) else None,
         store=store,
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         by=whoami(),
@@ -253,10 +266,16 @@ def _expect_store(url: str, replicas: int | None) -> str:
         raise BadRows("store", error.expected) from None
 
 
-def expect_keepers(name: str, scene: Scene, replicas: int) -> None:
+def quorum_on(scene: Scene, replicas: int, *, is_asked_for: bool) -> int:
+    """How many copies have to be durable: one will do on a single node, unless somebody asked for so many."""
+    return 1 if not is_asked_for and len(scene.ring.keepers) <= 1 else quorum(replicas)
+
+
+def expect_keepers(name: str, scene: Scene, replicas: int, wanted: int | None = None) -> None:
+    wanted = quorum(replicas) if wanted is None else wanted
     serving = sum(scene.address(keeper.node) is not None for keeper in scene.keepers)
-    if serving < quorum(replicas):
+    if serving < wanted:
         raise DataUnavailable(
-            f"{name}: {replicas} replicas need {quorum(replicas)} nodes that keep data, and there "
+            f"{name}: {replicas} replicas need {wanted} nodes that keep data, and there "
             f"{'is' if serving == 1 else 'are'} {serving}: `zkd get nodes` says who is here"
         )

@@ -39,6 +39,7 @@ class Wanted:
     label: str | None
     parts: int | None
     replicas: int
+    quorum: int  # copies that are durable before it is visible
     columns: list[Column] = field(default_factory=list)  # that it has to have; empty: any
     first_row: int = 0
 

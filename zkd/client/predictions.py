@@ -22,10 +22,10 @@ from blake3 import blake3
 
 from zkd.client import copies
 from zkd.client.dataset import Dataset
-from zkd.client.datasets import chunks_listed, expect_keepers
+from zkd.client.datasets import REPLICAS, chunks_listed, expect_keepers, quorum_on
 from zkd.client.desired import whoami
 from zkd.client.editions import Editions, expect_name
-from zkd.client.quorums import Quorums
+from zkd.client.quorums import Quorums, quorum
 from zkd.client.sending import Progress
 from zkd.client.training_job import TrainingJob
 from zkd.core.datasets import mark_of
@@ -129,20 +129,21 @@ class Predictions:
         if not replace and out in await self._editions.current():
             raise DatasetExists(f"there is another dataset {out} already: `replace` makes a new version of it")
         scene = await copies.look(self._client, out)
+        is_asked_for = replicas is not None
         if replicas is None:
-            most = source.manifest.replicas if source.manifest.store is None else 2
-            replicas = max(1, min(most, len(scene.keepers)))
-        expect_keepers(out, scene, replicas)
+            replicas = source.manifest.replicas if source.manifest.store is None else REPLICAS
+        needed = quorum_on(scene, replicas, is_asked_for=is_asked_for)
+        expect_keepers(out, scene, replicas, needed)
         named = [*features, *([] if key is None else [key])]
         async with self._editions.drafting(out) as draft:
             if draft.current is not None and not replace:
                 raise DatasetExists(f"somebody else made the dataset {out} meanwhile; nothing was changed")
-            work = _Work(self._client, self._calls, self._plane, source, out, replicas, scene, progress)
+            work = _Work(self._client, self._calls, self._plane, source, out, replicas, needed, scene, progress)
             work.columns = named if len(named) <= COLUMNS_MAX else []
             work.kwargs = {"digest": loaded.digest, "wanted": wanted, "missing": missing, "key": key, "prefix": prefix}
             work.send_model = lambda: self._uploads.send(loaded.data, MODEL_COPIES)
             refs = await work.run()
-            manifest = _manifest(draft, source, made, refs, replicas, origin)
+            manifest = _manifest(draft, source, made, refs, replicas, needed, origin)
             await self._editions.publish(draft, manifest, refs)
         return Dataset(self._plane, manifest, refs)
 
@@ -244,6 +245,7 @@ class _Work:
         source: Dataset,
         out: str,
         replicas: int,
+        needed: int,
         scene: Scene,
         tell: Callable[[Progress], None] | None,
     ) -> None:
@@ -256,7 +258,7 @@ class _Work:
         self._source = source
         self._of = f"{source.name}@{source.version}"
         self._out = out
-        self._quorums = Quorums(out, source.parts, replicas, scene, client.nodes)
+        self._quorums = Quorums(out, source.parts, replicas, scene, client.nodes, needed)
         self._addresses = {name: node.address for name, node in scene.nodes.items()}
         self._tell = tell
         self._parts_done = self._bytes_done = 0
@@ -426,7 +428,7 @@ def _explained(error: TaskRejected) -> Exception:
 
 
 def _manifest(
-    draft: Draft, source: Dataset, columns: list[Column], refs: Parts, replicas: int, origin: Origin
+    draft: Draft, source: Dataset, columns: list[Column], refs: Parts, replicas: int, needed: int, origin: Origin
 ) -> Manifest:
     return Manifest(
         name=draft.name,
@@ -438,6 +440,7 @@ def _manifest(
         size=sum(ref.size for part in refs for ref in part),
         chunks=chunks_listed(refs),
         key=source.manifest.key,
+        quorum=needed if needed < quorum(replicas) else None,
         origin=origin,
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         by=whoami(),

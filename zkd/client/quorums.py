@@ -34,12 +34,19 @@ def quorum(replicas: int) -> int:
 
 class Quorums:
     def __init__(
-        self, name: str, parts: int, replicas: int, scene: Scene, here: Callable[[], Awaitable[Collection[NodeId]]]
+        self,
+        name: str,
+        parts: int,
+        replicas: int,
+        scene: Scene,
+        here: Callable[[], Awaitable[Collection[NodeId]]],
+        wanted: int | None = None,
     ) -> None:
-        """`here` asks which nodes are here now."""
+        """`here` asks which nodes are here now; `wanted` copies are a quorum, by default more than half."""
         self._name = name
         self._parts = parts
         self._replicas = replicas
+        self._wanted = quorum(replicas) if wanted is None else wanted
         self._scene = scene
         self._ask_here = here
         self._pace = Pace()
@@ -52,7 +59,7 @@ class Quorums:
 
         Raises `DataUnavailable` without a quorum, and what `copy` raises.
         """
-        wanted = quorum(self._replicas)
+        wanted = self._wanted
         now = time.monotonic
         began = now()
         answers: asyncio.Queue[tuple[NodeId, str | None]] = asyncio.Queue()

@@ -47,6 +47,7 @@ class Progress:
     parts: int  # of the dataset that have rows
     parts_done: int  # with their quorum
     bytes_done: int  # of one copy of these
+    missing: int = 0  # copies of each part that there are no nodes for now; they are made when some come
 
 
 Tell = Callable[[Progress], None]
@@ -58,6 +59,7 @@ class Sending:
         name: str,
         partition: Partition,
         replicas: int,
+        wanted: int,
         scene: Scene,
         http: aiohttp.ClientSession,
         token: str,
@@ -68,9 +70,11 @@ class Sending:
         here: Callable[[], Awaitable[Collection[NodeId]]],
         merging: Merging | None = None,
     ) -> None:
-        """`here` asks which nodes are here now, `merging` has the segments that the rows are appended to."""
+        """`wanted` copies of each part have to be durable. `here` asks which nodes are here now, `merging` has the
+        segments that the rows are appended to."""
         self._partition = partition
-        self._quorums = Quorums(name, partition.parts, replicas, scene, here)
+        self._quorums = Quorums(name, partition.parts, replicas, scene, here, wanted)
+        self._missing = max(0, replicas - len(scene.keepers)) if remote is None else 0
         self._scene = scene
         self._http = http
         self._token = token
@@ -113,7 +117,7 @@ class Sending:
     def tell(self) -> None:
         if self._tell is not None:
             filled = int((self._partition.counts > 0).sum())
-            self._tell(Progress(self._partition.rows, filled, self._parts_done, self._bytes_done))
+            self._tell(Progress(self._partition.rows, filled, self._parts_done, self._bytes_done, self._missing))
 
     async def _part(self, part: int, directory: Path) -> SegmentRef:
         ref = await self._merged(part)
