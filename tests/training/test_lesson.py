@@ -185,9 +185,26 @@ async def test_a_round_that_fails_for_a_while_is_asked_again(school: School, mon
     async def always(number: int) -> None:
         raise GivenUp("part 5 failed on a, b")
 
-    school.before = always
+    school.before, school.saves.data = always, None
     with pytest.raises(JobFailed, match="part 5"):
         await school.taught()
+
+
+async def test_a_model_that_cannot_be_explained_is_a_model_all_the_same(
+    school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "GIVEN_UP_PAUSES_S", (0.01,))
+
+    async def fail(number: int) -> None:
+        if school.account.phase == "explaining":
+            raise GivenUp("part 5 failed on a, b")
+
+    school.before = fail
+    summary, model = await school.taught()
+    assert "part 5 failed on a, b before standard errors and importance could be told" in summary.notes[-1]
+    whole = Trained.read(undisturbed(school))
+    assert Trained.read(model).w.tobytes() == whole.w.tobytes()
+    assert [line.raw for line in Trained.read(model).table()] == [line.raw for line in whole.table()]
 
 
 async def test_a_refusal_of_the_brain_fails_the_job_with_its_words() -> None:

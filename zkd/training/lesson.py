@@ -163,8 +163,14 @@ class Lesson:
             self._links.tell(Context(site.dataset, question.columns), bytes(frame.bodies[1]))
         if question.phase in SAVED_IN and self._saves.is_due():
             brain.send("save")
-        answers = await self._gather(bytes(frame.bodies[0]))
-        brain.send("answers", {"number": question.number}, *answers)
+        try:
+            answers = await self._gather(bytes(frame.bodies[0]))
+        except JobFailed as error:
+            if question.phase != "explaining":
+                raise
+            brain.send("stop", {"reason": str(error)})  # the model is there; only what was to be told of it is not
+        else:
+            brain.send("answers", {"number": question.number}, *answers)
 
     def _note(self, question: Question, site: Site) -> None:
         if question.again is not None:
