@@ -32,6 +32,7 @@ COMMANDS = {
     "data": ("data", "Keep tables on the nodes: put, get, ls, stat, locate, verify, rm."),
     "train": ("train", "Train models on datasets: start, watch, pause, resume, stop."),
     "model": ("model", "Keep models in versions: push, ls, show, alias, canary, rollback, diff, rm."),
+    "predict": ("predict", "Make a dataset of what a model says of another one, or say how good it is."),
     "node": ("node", "Drain, cordon and uncordon nodes."),
     "limit": ("limit", "Bound how much of a kernel's work the cluster takes on."),
     "dev": ("dev", "Start a whole cluster on this machine, with nothing to configure."),

@@ -85,7 +85,7 @@ async def put(
         given = [f"--{option}" for option, value in {**options, "dtype": dtypes, "replace": replace}.items() if value]
         if given:
             raise click.UsageError(f"--append keeps to what the dataset is; {', '.join(given)} cannot be given")
-    with _progress() as tell:
+    with progress_bar() as tell:
         if append:
             dataset = await client.datasets.append(name, file, header=header, progress=tell)
         else:
@@ -350,7 +350,7 @@ async def repair(client: Client, names: tuple[str, ...], timeout: float | None) 
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar(doing: str = "sending") -> Iterator[Callable[[Progress], None] | None]:
     """A bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield None
@@ -368,6 +368,6 @@ def _progress() -> Iterator[Callable[[Progress], None] | None]:
                 bar.update(task, said=f"{now.rows} rows")
                 return
             said = f"{now.parts_done} of {now.parts} parts, {bytes_text(now.bytes_done)}"
-            bar.update(task, description="sending", total=now.parts, completed=now.parts_done, said=said)
+            bar.update(task, description=doing, total=now.parts, completed=now.parts_done, said=said)
 
         yield tell

@@ -37,7 +37,8 @@ def evaluated(trained: Trained, columns: Mapping[str, Array], target: Array) -> 
 
     Raises `BadTraining` for columns or targets that do not fit.
     """
-    said = trained.predictions(columns)
+    with np.errstate(invalid="ignore", over="ignore"):  # of rows without a score
+        said = trained.predictions(columns)
     if target.shape != (len(said.scores),):
         raise BadTraining(f"target: expected {len(said.scores)} values, one a row, got shape {target.shape}")
     unscored = without_score(said)

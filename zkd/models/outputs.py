@@ -82,28 +82,36 @@ def outputs_of(
 
     Raises `MissingFeatures` that names rows without a score, `BadTraining` for columns that do not fit.
     """
-    said = trained.predictions(columns)
+    with np.errstate(invalid="ignore", over="ignore"):  # of rows without a score, which are found below
+        said = trained.predictions(columns)
     unknown = without_score(said)
     if missing == "refuse" and unknown.any():
         raise MissingFeatures(_words(trained, columns, unknown, numbers))
     given: dict[str, Array] = {}
     for name in wanted:
         if name == SCORE:
-            given[name] = said.scores[:, 0] if trained.model.outputs == 1 else said.scores
+            given[name] = _blanked(said.scores[:, 0] if trained.model.outputs == 1 else said.scores, unknown)
         elif name == PROBABILITIES:
             assert said.probabilities is not None
-            given[name] = said.probabilities
+            given[name] = _blanked(said.probabilities, unknown)
         elif said.classes is None:
             assert said.means is not None
-            given[name] = said.means
+            given[name] = _blanked(said.means, unknown)
         else:
             given[name] = _labels(trained, said.classes, unknown, missing)
     return given
 
 
 def without_score(said: Predictions) -> Array:
-    """Which rows have none, (n,)."""
-    return np.asarray(np.isnan(said.scores).any(axis=1))
+    """Which rows have none that is a finite number, (n,)."""
+    return np.asarray(~np.isfinite(said.scores).all(axis=1))
+
+
+def _blanked(values: Array, unknown: Array) -> Array:
+    if unknown.any():
+        values = values.copy()
+        values[unknown] = np.nan
+    return values
 
 
 def _labels(trained: Trained, classes: Array, unknown: Array, missing: Missing) -> Array:
