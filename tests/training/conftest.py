@@ -37,7 +37,7 @@ SETTINGS = {
 }
 # Some hundred rounds of some milliseconds each, so that there is time to disturb them.
 LONG = {"model": "softmax", "dataset": "digits", "target": "y", "optimizer": "gd", "max_rounds": 160}
-SHORT = {"model": "softmax", "dataset": "digits", "target": "y", "l2": 1.0}
+SHORT = {"model": "linear", "dataset": "digits", "target": "y", "l2": 1.0}
 
 
 @dataclass

@@ -48,7 +48,7 @@ async def test_what_cannot_be_trained_fails_with_words(school: School) -> None:
 
 async def test_what_a_job_ends_with_is_registered_and_outlives_it(school: School) -> None:
     models = school.client.models
-    await school.drop("short", **SHORT)
+    await school.drop("short", **SHORT | {"model": "softmax", "optimizer": "lbfgs", "tol": 1e-3})
     entry = await models.register("short", "digits", note="the first")
     done = await school.phase("short", "done")
     assert done.model is not None
