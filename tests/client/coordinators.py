@@ -23,14 +23,14 @@ from zkd.records import Node
 from zkd.zk import Create, Delete, Session, ensure_path
 
 TOKEN = "secret"
-SEGMENTS = encode([[SegmentRef("0" * 64, 150, 1000)]])
+SEGMENTS = encode([[SegmentRef("0" * 64, 150, 6000)]])
 IRIS = Manifest(
     name="iris",
     version=1,
     parts=1,
     replicas=1,
     rows=150,
-    size=1000,
+    size=6000,
     chunks=[blake3(SEGMENTS).hexdigest()],
     label="species",
     columns=[Column("length", "<f8"), Column("width", "<f8"), Column("name", "<U9"), Column("species", "<i8")],
