@@ -131,6 +131,7 @@ async def test_a_job_is_started_by_a_file_and_options_go_before(
         ("start softmax iris --hidden x", 2, "expected whole numbers"),
         ("start softmax iris --privacy clip=1,sigma=3", 2, "'sigma=3': expected clip=N,noise=N,delta=N"),
         ("start softmax iris --validation-by key", 2, "expected --validation beside it"),
+        ("start softmax iris --watch --plot /none/a.svg", 2, "there is no directory /none"),
         ("start softmax iris --plot a.svg", 2, "expected --watch beside it"),
         ("start softmax", 2, "expected MODEL and DATASET"),
         ("start softmax iris@4", 3, "there are the versions 1"),

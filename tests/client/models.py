@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from tests.models.courses import Counters, job, real
+from tests.models.courses import Counters, Table, job, real
+from zkd.jobs import Job
 from zkd.models.course import begin
 
 
@@ -14,7 +15,11 @@ def model_of(kind: str, data: str, optimizer: str = "newton", *, importance: boo
     terms = {"validation": {"share": 0.2}, "optimizer": optimizer, "importance": importance}
     if kind == "mlp":
         terms |= {"hidden": [4], "epochs": 3}
-    course = begin(job(kind, **terms), kept.manifest)
+    return trained(job(kind, **terms), kept)
+
+
+def trained(asked: Job, kept: Table) -> bytes:
+    course = begin(asked, kept.manifest)
     counters = Counters(kept)
     while not course.is_over:
         course = course.told(counters.answers(course))

@@ -97,6 +97,33 @@ async def test_a_drop_whose_answer_is_lost_is_dropped_once(
     assert await cluster.session.children("/zkd/jobs") == ["first"]
 
 
+async def test_a_drop_that_is_cancelled_leaves_no_job(
+    client: Client, cluster: Cluster, embedded: EmbeddedServer
+) -> None:
+    checked = client.jobs.check
+    about_to_drop = asyncio.Event()
+
+    async def check(*args: Any, **terms: Any) -> Any:
+        found = await checked(*args, **terms)
+        embedded.delay(0.2)
+        about_to_drop.set()
+        return found
+
+    client.jobs.check = check  # type: ignore[method-assign]
+    dropping = asyncio.create_task(client.train("softmax", "iris"))
+    await about_to_drop.wait()
+    await asyncio.sleep(0.05)
+    dropping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dropping
+    embedded.heal()
+    seen = await cluster.session.exists("/zkd/jobs")
+    while seen is None or seen.cversion < 2:  # it was made, and taken back
+        await asyncio.sleep(0.01)
+        seen = await cluster.session.exists("/zkd/jobs")
+    assert seen.num_children == 0
+
+
 # --- Rounds -----------------------------------------------------------------------------------------------
 
 

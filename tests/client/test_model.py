@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.client.models import model_of
-from tests.models.courses import real
+from tests.client.models import model_of, trained
+from tests.models.courses import job, real, table
 from zkd.client.model import Model
 from zkd.errors import BadRecord, BadTraining
 
@@ -28,6 +28,29 @@ def test_a_model_predicts_from_columns_of_which_there_may_be_more_or_from_an_arr
     chances = model.probabilities(x)
     assert np.allclose(chances.sum(axis=1), 1.0)
     assert np.array_equal(np.array(model.classes)[chances.argmax(axis=1)], said)
+
+
+class Frame:
+    """What a data frame is to us: columns by name, in an order of its own; as an array, nothing but numbers."""
+
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        self.columns = list(columns)
+        self._columns = columns
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._columns[name]
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return np.stack(list(self._columns.values()), axis=1)
+
+
+def test_the_columns_of_a_frame_are_taken_by_name() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    kept = table({"a": x[:, 0], "b": x[:, 1], "y": (x[:, 0] - x[:, 1] > 0).astype(np.int64)})
+    model = Model(trained(job("logistic"), kept))
+    swapped = Frame({"b": x[:, 1], "a": x[:, 0]})
+    assert np.array_equal(model.predict(swapped), model.predict(x))
+    assert not np.array_equal(model.predict(np.asarray(swapped)), model.predict(x))
 
 
 def test_rows_that_do_not_fit_are_refused_by_name() -> None:

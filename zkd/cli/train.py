@@ -31,8 +31,16 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def _plot(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Refused before anything is started."""
+    if value is not None and not value.parent.is_dir():
+        raise click.BadParameter(f"there is no directory {value.parent}", ctx, param)
+    return value
+
+
 plot_option = click.option(
     "--plot",
+    callback=_plot,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.svg",
     help="Write the curve of the losses here.",

@@ -229,6 +229,10 @@ class DropBox:
         self._let_go(deleted)
         deleted.add_done_callback(lambda done: self._forget_ended(task, done))
 
+    def take_back(self, path: str) -> None:
+        """Delete what a caller who was cancelled may have created, and nobody else; best effort, as `abandon`."""
+        self._let_go(self.writes.send([Delete(path, ANY_VERSION)]))
+
     def _forget_ended(self, task: TaskId, deleted: asyncio.Future[Done]) -> None:
         error = None if deleted.cancelled() else deleted.exception()
         if isinstance(error, MultiFailed) and isinstance(error.cause, NoNode):

@@ -10,6 +10,7 @@ A job is a znode at ``jobs/<id>``; the nodes do the rest, and it goes on without
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from difflib import get_close_matches
@@ -61,13 +62,19 @@ class Jobs:
 
         `dataset` is ``NAME``, whose current version is taken, or ``NAME@VERSION``. Raises `BadTraining`,
         `DatasetNotFound`, `JobExists`: then nothing was dropped. What only the rows can tell is seen later, and ends
-        the job before its first round. `name` is the job's id; by default one that nobody has.
+        the job before its first round. `name` is the job's id; by default one that nobody has, and then a call that is
+        cancelled leaves no job.
         """
         checked, chosen = await self.check(model, dataset, **terms)
         job = name or f"{model}-{os.urandom(4).hex()}"
         if not is_name(job):
             raise BadTraining(f"name: expected {NAME_RULE}, got {job[:150]!r}")
-        czxid = await self._drop(job, codec.encode(checked))
+        try:
+            czxid = await self._drop(job, codec.encode(checked))
+        except asyncio.CancelledError:
+            if name is None:  # nobody will ever know this id
+                self._box.take_back(self._client.paths.job(job))
+            raise
         return TrainingJob(self._client, self._box, self._plane, job, czxid, chosen.left_out)
 
     async def check(self, model: str, dataset: str | Dataset, **terms: Unpack[Terms]) -> tuple[Job, Chosen]:

@@ -25,8 +25,9 @@ Given = Any  # columns by name, such as `Dataset.read` gives, or rows x features
 class Model:
     """`data` is the file of a model. Raises `BadRecord` for other bytes.
 
-    Rows are given as columns by name, of which there may be more than it takes, or as an array of rows x features in
-    the order of `names`; what does not fit is a `BadTraining`. `trained` has all that is in the file.
+    Rows are given as columns by name (a mapping, a data frame, a table of Arrow), of which there may be more than it
+    takes, or as an array of rows x features in the order of `names`; what does not fit is a `BadTraining`. `trained`
+    has all that is in the file.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -40,15 +41,15 @@ class Model:
 
     def predict(self, rows: Given) -> Array:
         """The label that is most likely for each row, or the number that is expected, (n,)."""
-        return self.trained.predict(rows)
+        return self.trained.predict(_by_name(rows))
 
     def probabilities(self, rows: Given) -> Array:
         """Of each class, in the order of `classes`, (n, classes). Raises `BadTraining` where there are none."""
-        return self.trained.probabilities(rows)
+        return self.trained.probabilities(_by_name(rows))
 
     def scores(self, rows: Given) -> Array:
         """What comes before probabilities or rates, (n, outputs)."""
-        return self.trained.scores(rows)
+        return self.trained.scores(_by_name(rows))
 
     def attributions(self, rows: Given, label: Label | None = None) -> tuple[Array, float]:
         """How much each feature moved each row's score from that of the mean row, (n, features), and that score.
@@ -58,7 +59,7 @@ class Model:
         if label is not None and label not in self.classes:
             raise BadTraining(f"label: expected one of {', '.join(map(str, self.classes))}, got {label!r}")
         output = self.classes.index(label) if label is not None and self.trained.model.outputs > 1 else 0
-        return self.trained.attributions(rows, output=output)
+        return self.trained.attributions(_by_name(rows), output=output)
 
     # --- What it is ---------------------------------------------------------------------------------------
 
@@ -125,3 +126,11 @@ class Model:
         title = f"{self.job.model} on {self.dataset}, target {self.target}"
         ending = f"{self.summary.reason} after {self.summary.rounds} rounds"
         Path(path).write_text(draw(self.history, title, ending=ending))
+
+
+def _by_name(rows: Given) -> Given:
+    """The columns of a frame by their names: their order is not the model's."""
+    if isinstance(rows, Mapping):
+        return rows
+    names = getattr(rows, "column_names", None) or getattr(rows, "columns", None)
+    return rows if names is None else {name: rows[name] for name in names}
