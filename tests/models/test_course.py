@@ -402,3 +402,23 @@ def test_an_answer_with_less_than_was_asked_for_is_refused() -> None:
         with pytest.raises(BadAnswers, match="up to the hessian"):
             course.told([counters.desks[0].answer(short, range(8))])
     assert replace(course) == course
+
+
+# --- weights and keys ---------------------------------------------------------------------------------
+
+
+def test_weights_and_a_split_by_key_have_the_part_that_they_have_in_fit() -> None:
+    columns = numbers(200) | {"w": np.random.default_rng(5).integers(0, 4, 200), "id": np.arange(200)[::-1]}
+    kept = table(columns, key="id")
+    course = done(kept, model="logistic", weight="w", validation={"share": 0.3, "seed": 11}, importance=True)
+    assert course.chosen.features == (("a", 0), ("b", 0))  # neither weight nor key
+    masks = [held_out(hash_column(part["id"]), 0.3, seed=11) for part in kept.parts]
+    parts = [
+        replace(raw, weight=part["w"]) for raw, part in zip(raw_parts(kept, ["a", "b"], masks), kept.parts, strict=True)
+    ]
+    prepared = prepare("logistic", parts)
+    run = fit(prepared, plan_of(course.job, prepared.model))
+    assert course.run is not None
+    assert course.run.outcome.w.tobytes() == run.outcome.w.tobytes()
+    assert repr(course.run.history) == repr(run.history)
+    assert course.trained().held_rows == sum(int(mask.sum()) for mask in masks) > 30

@@ -100,6 +100,17 @@ def test_attributions_add_up_to_the_score_less_that_of_the_mean_row(model: str) 
         np.testing.assert_allclose(own.scores(x.mean(axis=0)[None, :])[0, -1], base, rtol=1e-9, atol=1e-9)
 
 
+def test_a_row_without_a_score_gets_no_label_and_no_number() -> None:
+    for model in ("logistic", "softmax", "svm", "mlp"):
+        x = loaded(FILES[model][0])[2].copy()
+        x[[2, 5], 1] = np.nan
+        with pytest.raises(BadTraining, match="rows 2, 5;"):
+            trained(model).predict(x)
+    x = loaded("diabetes")[2].copy()
+    x[3, 0] = np.nan
+    assert np.flatnonzero(np.isnan(trained("linear").predict(x))).tolist() == [3]
+
+
 def test_the_table_has_the_largest_first_and_the_intercept_last() -> None:
     lines = trained("logistic").table()
     sizes = [abs(line.standard) for line in lines[:-1]]

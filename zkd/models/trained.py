@@ -115,9 +115,15 @@ class Trained:
         )
 
     def predict(self, rows: Given) -> Array:
-        """(n,): the most likely label of each row, or the number that is expected."""
+        """(n,): the most likely label of each row, or the number that is expected.
+
+        A row with NaN among its features has no label: raises `BadTraining`. The number of such a row is NaN.
+        """
         said = self.predictions(rows)
         if said.classes is not None:
+            without = np.flatnonzero(np.isnan(said.scores).any(axis=1)).tolist()
+            if without:
+                raise BadTraining(f"features: NaN or infinite in rows {_some(list(map(str, without)))}; no label fits")
             return np.array(self.classes)[said.classes]
         assert said.means is not None
         return said.means
