@@ -13,6 +13,7 @@ import pytest
 
 from tests.training.shelf import Caller, Problem, ask, counting, shelved, visit
 from zkd.models.exchange import Split, answers_in, context_in
+from zkd.models.picks import Local
 from zkd.net.round_frames import Ask, Context, Overtaken, Term
 from zkd.training import counters as of_counters
 from zkd.training import counting as of_counting
@@ -367,6 +368,30 @@ async def test_what_is_forgotten_stops_after_the_part_it_is_at(tmp_path: Path) -
         assert (2, 0) not in caller.said
         link.forget(2, 0)  # nothing left to forget
         assert counters.answered == 3
+        link.close()
+
+
+async def test_a_part_that_takes_for_ever_is_not_gone_on_with_when_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_counting, "UNHEARD_S", 0.3)
+    monkeypatch.setattr(of_counters, "LOOK_S", 0.05)
+    parts = parts_of(2, rows=2000)
+    problem = Problem(parts)
+    async with shelved(tmp_path) as shelf, counting(shelf, 1) as (counters, answers):
+        await shelf.put("d", parts)
+        link, caller = visit(answers, problem)
+        ask(link, 0, [0, 1], problem.question(0))
+        await caller.partials(0)
+        before = pids(counters)
+        ask(link, 1, [0], problem.question(0, local=Local(0, 0, 100_000, 10, 1e-3, 0.0)))
+        ask(link, 2, [0, 1], problem.question(0))
+        await asyncio.sleep(0.1)
+        link.forget(1, 0)
+        problem.check(await caller.partials(2), [0, 1], 0)
+        assert pids(counters) != before
+        assert all(counter.died == 0 for counter in counters._counters)  # it is nobody's fault
+        link.forget(2, 0)
         link.close()
 
 

@@ -18,6 +18,7 @@ Optimizer: TypeAlias = Literal["newton", "lbfgs", "gd", "momentum", "nesterov", 
 OPTIMIZERS: tuple[Optimizer, ...] = ("newton", "lbfgs", "gd", "momentum", "nesterov", "sgd", "adam", "average")
 WITH_L1 = ("newton", "gd", "nesterov", "sgd")
 STOCHASTIC = ("sgd", "adam", "average")
+LOCAL_EPOCHS_MAX = 100  # in a round, which nothing interrupts on a part, and which others wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ def _check_numbers(plan: Plan) -> None:
     for name, count in whole.items():
         if count < 1:
             raise BadTraining(f"{name}: expected 1 or more, got {count}")
+    if plan.local_epochs > LOCAL_EPOCHS_MAX:
+        raise BadTraining(f"local_epochs: expected at most {LOCAL_EPOCHS_MAX}, got {plan.local_epochs}")
     if plan.seed < 0:
         raise BadTraining(f"seed: expected 0 or more, got {plan.seed}")
 

@@ -2,7 +2,7 @@
 
     in   start {memory}, parts {source, parts: {number: columns}}, context {subject, source} + bytes,
          ask {ask, subject, parts} + question, forget {ask}, drop {source, parts}, end {subject}
-    out  answer {ask, read} + bytes, failed {ask, why, lacking}
+    out  answer {ask, read} + bytes, failed {ask, why, lacking}, forgotten {ask}
 
 Contexts and asks are done in the order in which they come, all else is heard between two parts: so what is forgotten
 stops there. Files are believed by the daemon: it hears with each answer which parts were read from files that it has
@@ -140,6 +140,7 @@ class Counter:
         for ask in self._waiting:
             if isinstance(ask, Ask) and ask.number == number:
                 self._waiting.remove(ask)
+                self._line.send("forgotten", {"ask": number})
                 return
         self._forgotten.add(number)  # the one that it is at, or one that it has answered
 
@@ -158,6 +159,7 @@ class Counter:
     def _answer(self, ask: Ask) -> None:
         subject = self._subjects.get(ask.subject)
         if subject is None:
+            self._line.send("forgotten", {"ask": ask.number})
             return  # ended
         lacking: list[int] = []
         try:
@@ -170,7 +172,7 @@ class Counter:
                 answer = self._counted(ask, subject, lacking, 0)
             self._line.send("answer", {"ask": ask.number, "read": self._read(subject)}, answer)
         except Forgotten:
-            pass
+            self._line.send("forgotten", {"ask": ask.number})
         except BadRecord as error:
             self._failed(ask, str(error))
         except DataDamaged as error:

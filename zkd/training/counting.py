@@ -25,6 +25,7 @@ from zkd.workers.breaker import Breaker
 
 MODULE: Final = "zkd.training.counter"
 DEATHS_MAX: Final = 3  # of processes, from one share
+UNHEARD_S: Final = 10.0  # on one part, with what is forgotten: others wait
 STILL_S: Final = 5.0  # sleeping or stopped, with something to do; who starves for a processor is neither
 WAITING_S: Final = 60.0  # for a disk
 FILES_A_FRAME: Final = 20_000
@@ -81,6 +82,7 @@ class Counter:
         self._breaker = Breaker()
         self._contexts: dict[int, bytes] = {}  # of each subject, as this process was told it last
         self._parts: dict[tuple[int, int], Laid] = {}  # source, part -> files that this process was told of
+        self._unheard: dict[int, float] = {}  # shares that it was told to forget, and goes on with for all we know
         self._ticks = -1
         self._still_since = 0.0
 
@@ -103,8 +105,9 @@ class Counter:
             self._give(share)
 
     def forget(self, share: Share) -> None:
-        if self._shares.pop(share.number, None) is not None:
+        if self._shares.pop(share.number, None) is not None and self._process is not None:
             self._say("forget", {"ask": share.number})
+            self._unheard[share.number] = asyncio.get_running_loop().time()
 
     def end_subject(self, subject: int) -> None:
         if self._contexts.pop(subject, None) is not None:
@@ -173,7 +176,7 @@ class Counter:
 
     async def _life(self, process: Process) -> str:
         """One process from its start to its end, and how that was."""
-        self._contexts, self._parts, self._ticks = {}, {}, -1
+        self._contexts, self._parts, self._unheard, self._ticks = {}, {}, {}, -1
         try:
             self._say("start", {"memory": self._memory})
             for share in list(self._shares.values()):
@@ -188,6 +191,9 @@ class Counter:
 
     def _heard(self, frame: Frame) -> None:
         said = msgspec.convert(frame.head, _Answer)
+        self._unheard.pop(said.ask, None)
+        if frame.kind == "forgotten":
+            return
         share = self._shares.pop(said.ask, None)
         if share is None:
             return  # forgotten
@@ -222,8 +228,16 @@ class Counter:
             await self._process.close()
 
     def look(self, now: float) -> None:
-        """Kill it if it owes something and does nothing: it was stopped, or waits for what never comes."""
+        """Kill it if it owes something and does nothing: it was stopped, or waits for what never comes.
+
+        And let it go if it does not come to an end of what nobody waits for.
+        """
         process = self._process
+        if process is not None and now - min(self._unheard.values(), default=now) > UNHEARD_S:
+            self._log.info("counter.let_go", counter=self.number, pid=process.pid, forgotten=len(self._unheard))
+            self._unheard.clear()
+            self.retire()
+            return
         if process is None or not self._shares:
             self._ticks = -1
             return
