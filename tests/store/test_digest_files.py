@@ -181,6 +181,18 @@ async def test_bytes_that_rotted_are_not_given_and_not_kept(
     path.write_bytes(bytes(len(GOOD)))
     with pytest.raises(DataDamaged):
         await served.store.verify(named(GOOD))
+    # Bytes that rot without a trace in the file's times are found on the way, and never given whole.
+    large = pack({"w": np.arange(500_000.0)}, {"format": "test"})
+    await send(http, served.at(large), TOKEN, large)
+    path = served.store.directory / named(large)
+    path.write_bytes(large[:100] + b"?" + large[101:])
+    stat = path.stat()
+    served.store._verified[named(large)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    assert await has(http, served.at(large), TOKEN, len(large))
+    with pytest.raises(DataUnavailable, match="cannot be fetched"):
+        await fetch(http, [served.at(large)], TOKEN, named(large), len(large))
+    assert not path.exists()
+    path = served.store.directory / named(GOOD)
     # A former life's files are believed when they have been read, and not before.
     await send(http, served.at(GOOD), TOKEN, GOOD)
     (served.store.directory / "half.1.tmp").write_bytes(b"half")

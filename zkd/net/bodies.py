@@ -9,10 +9,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from zkd.errors import ZkdError
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 MIB_S = 60.0  # 17 kB/s: who is slower would hold a place here for hours
 MIB = 1 << 20
@@ -108,3 +112,11 @@ async def words_of(answer: aiohttp.ClientResponse) -> str:
         while len(data) < WORDS_BYTES_MAX and (chunk := await answer.content.readany()):
             data += chunk
     return data[:WORDS_BYTES_MAX].decode(errors="replace").strip()
+
+
+def cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """End an answer so that nobody takes it for a whole one."""
+    response.force_close()
+    if request.transport is not None:
+        request.transport.abort()
+    return response

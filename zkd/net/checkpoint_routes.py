@@ -14,11 +14,7 @@ from aiohttp import web
 from zkd.net.file_routes import file_routes
 from zkd.store.checkpoints import CheckpointStore
 
-TRANSFERS = 8  # each of those that read has a whole file in memory
-
 
 def checkpoint_routes(store: CheckpointStore, expect_token: Callable[[web.Request], None]) -> list[web.RouteDef]:
     """`expect_token` raises if the request does not have it."""
-    return file_routes(
-        "/v1/checkpoints/{job}", lambda request: store.of(request.match_info["job"]), expect_token, transfers=TRANSFERS
-    )
+    return file_routes("/v1/checkpoints/{job}", lambda request: store.of(request.match_info["job"]), expect_token)

@@ -1,6 +1,6 @@
 """Files named by their digest over HTTP, to other nodes and clients. All of it asks for the cluster's token.
 
-    GET  <prefix>/<id>    the bytes, compared with the digest that the id is before they are sent
+    GET  <prefix>/<id>    the bytes, compared with the digest that the id is: the last of them are not sent of others
     HEAD <prefix>/<id>    how many they are, compared if nobody has since they were written
     PUT  <prefix>/<id>    201 when they are durable here, 200 if they were, 400 if they are others or none that we take
 
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from aiohttp import web
 
 from zkd.errors import BadModel, DataDamaged, DataUnavailable
-from zkd.net.bodies import MIB, MIB_S, Stopped, pieces
+from zkd.net.bodies import MIB_S, Stopped, cut, pieces
 from zkd.store.digest_files import DigestFiles, is_id
 
-TRANSFERS = 4  # each of those that read has a whole file in memory
+TRANSFERS = 8  # each has some MiB in memory
 TURN_S = 30.0  # to wait for one of them
 
 Refusal = Callable[[bytes, int], str | None]  # the first bytes and the size of a file -> why it is not taken
@@ -32,11 +32,10 @@ def file_routes(
     expect_token: Callable[[web.Request], None],
     refusal: Refusal = lambda head, size: None,
     head_bytes: int = 0,
-    transfers: int = TRANSFERS,
 ) -> list[web.RouteDef]:
     """`files_of` says where the files that a request is about lie, `expect_token` raises if the request does not have
     it; `refusal` is shown the first `head_bytes` that come."""
-    turns = asyncio.Semaphore(transfers)
+    turns = asyncio.Semaphore(TRANSFERS)
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
@@ -57,32 +56,39 @@ def file_routes(
             raise web.HTTPNotFound(text="expected a name, where there is one, and the 64 hex digits of a file\n")
         return store, file_id
 
+    async def size_of(store: DigestFiles, file_id: str) -> int:
+        size = store.size(file_id)
+        if size is not None:
+            return size
+        try:
+            return await store.verify(file_id)
+        except (DataUnavailable, DataDamaged):
+            raise web.HTTPNotFound(text="no such file on this node\n") from None
+
     async def head(request: web.Request) -> web.StreamResponse:
         store, file_id = asked(request)
-        size = store.size(file_id)
-        if size is None:
-            async with turn():
-                try:
-                    size = await store.verify(file_id)
-                except (DataUnavailable, DataDamaged):
-                    raise web.HTTPNotFound from None
-        return web.Response(headers={"Content-Length": str(size)})
+        async with turn():
+            return web.Response(headers={"Content-Length": str(await size_of(store, file_id))})
 
     async def get(request: web.Request) -> web.StreamResponse:
         store, file_id = asked(request)
         async with turn():
-            try:
-                data = await store.read(file_id)
-            except (DataUnavailable, DataDamaged):
-                raise web.HTTPNotFound(text="no such file on this node\n") from None
             response = web.StreamResponse()
             response.content_type = "application/octet-stream"
-            response.content_length = len(data)
-            async with asyncio.timeout(MIB_S):
-                await response.prepare(request)
-            for start in range(0, len(data), MIB):
-                async with asyncio.timeout(MIB_S):
-                    await response.write(data[start : start + MIB])
+            response.content_length = await size_of(store, file_id)
+            async with aclosing(store.blocks(file_id)) as blocks:
+                try:
+                    first = await anext(blocks, b"")  # what is bad at once is not here
+                    async with asyncio.timeout(MIB_S):
+                        await response.prepare(request)
+                        await response.write(first)
+                    async for block in blocks:
+                        async with asyncio.timeout(MIB_S):
+                            await response.write(block)
+                except (DataDamaged, DataUnavailable, TimeoutError):
+                    if response.prepared:
+                        return cut(request, response)
+                    raise web.HTTPNotFound(text="no such file on this node\n") from None
             return response
 
     async def put(request: web.Request) -> web.StreamResponse:

@@ -23,7 +23,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from aiohttp import web
 
 from zkd.errors import DataDamaged, DataUnavailable
-from zkd.net.bodies import CONTENT_RANGE, MIB_S, Stopped, pieces
+from zkd.net.bodies import CONTENT_RANGE, MIB_S, Stopped, cut, pieces
 from zkd.store import SegmentStore
 from zkd.store.segment_files import is_id, packed_head, size_of
 from zkd.store.segments import OutOfStep
@@ -98,7 +98,7 @@ def segment_routes(store: SegmentStore, expect_token: Callable[[web.Request], No
                     if isinstance(error, ConnectionError):
                         raise
                     if response.prepared:
-                        return _cut(request, response)
+                        return cut(request, response)
                     if isinstance(error, OSError):
                         raise _unreadable(error) from None
                     raise web.HTTPNotFound(text="no such segment on this node\n") from None
@@ -169,14 +169,6 @@ async def _body(request: web.Request, size: int) -> AsyncIterator[bytes]:
         request.writer.output_size = 0  # of the answer to come, as in aiohttp's own handler
     async for piece in pieces(request.content, size):
         yield piece
-
-
-def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """End an answer so that nobody takes it for a whole one."""
-    response.force_close()
-    if request.transport is not None:
-        request.transport.abort()
-    return response
 
 
 def _range(request: web.Request, total: int) -> tuple[int, int]:

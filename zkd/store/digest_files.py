@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -124,6 +124,22 @@ class DigestFiles:
             raise self._bad(file_id)
         return data
 
+    async def blocks(self, file_id: str) -> AsyncGenerator[bytes]:
+        """The bytes, some at a time; the last of them only when all of them were compared. Raises as `read`."""
+        path = self._expect(file_id)
+        digest = blake3()
+        try:
+            with await in_thread(None, path.open, "rb") as file:
+                block = await in_thread(None, _next, file, digest)
+                while block:
+                    following = await in_thread(None, _next, file, digest)
+                    if not following and digest.hexdigest() != file_id:
+                        raise self._bad(file_id)
+                    yield block
+                    block = following
+        except OSError as error:
+            raise _unreadable(file_id, error) from None
+
     async def verify(self, file_id: str) -> int:
         """The size of a file that was read anew and is what its name says. Raises as `read`."""
         path = self._expect(file_id)
@@ -190,6 +206,12 @@ def _take(file: BinaryIO, digest: blake3, chunk: bytes) -> None:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _next(file: BinaryIO, digest: blake3) -> bytes:
+    block = file.read(READ_BYTES)
+    digest.update(block)
+    return block
 
 
 def _read(path: Path) -> tuple[bytes, str]:
