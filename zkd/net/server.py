@@ -31,6 +31,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from zkd.errors import ResultLost
+from zkd.net.idle import IDLE_S, IdleConnections
 from zkd.net.row_routes import Rows, row_routes
 from zkd.net.segment_routes import segment_routes
 from zkd.store import BlobFormat, BlobStore, SegmentStore, is_digest
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     import ssl
 
 CHUNK = 1 << 18
+HANDSHAKE_S = 10.0  # of TLS; who is slower has a connection that nobody counts
 READ_BYTES = 1 << 18  # of a body come in while what came before is hashed and written
 
 Sample = tuple[str, dict[str, str], float]  # name, labels, value
@@ -112,8 +114,9 @@ async def serve(
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=exposition(samples()).encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
+    idle = IdleConnections()
     # No limit of its own: bodies are streamed, and bounded above.
-    app = web.Application(client_max_size=0, middlewares=[unheard])
+    app = web.Application(client_max_size=0, middlewares=[idle.heard, unheard])
     app.add_routes(
         [
             web.get("/v1/blobs/{sha}", blob),
@@ -127,8 +130,11 @@ async def serve(
             *more(expect_token),
         ]
     )
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, read_bufsize=READ_BYTES)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, read_bufsize=READ_BYTES, keepalive_timeout=IDLE_S
+    )
     await runner.setup()
+    assert runner.server is not None
     most = connections_max()
 
     def accept() -> asyncio.Protocol:
@@ -137,8 +143,11 @@ async def serve(
 
     listener: asyncio.Server | None = None
     try:
-        listener = await asyncio.get_running_loop().create_server(accept, host, port, ssl=tls)
-        yield listener.sockets[0].getsockname()[1]
+        listener = await asyncio.get_running_loop().create_server(
+            accept, host, port, ssl=tls, ssl_handshake_timeout=None if tls is None else HANDSHAKE_S
+        )
+        with idle.ended(runner.server):
+            yield listener.sockets[0].getsockname()[1]
     finally:
         if listener is not None:
             listener.close()
