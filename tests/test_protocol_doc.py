@@ -118,3 +118,9 @@ async def test_the_kazoo_program_steers_a_training_job(embedded: EmbeddedServer)
         await cluster.end("income", b"a model", "n1")
         assert await program == b"done tolerance None\n"
         assert await cluster.session.exists("/zkd/jobs/income") is None
+
+
+def test_the_jobs_of_zkcli_and_curator_are_jobs() -> None:
+    typed = re.findall(r"^(?:create|set) /zkd/jobs/\w+ (\S+)$", TEXT, re.MULTILINE)
+    typed += [json.loads(f'"{text}"') for text in re.findall(r'"/zkd/jobs/\w+",\s+"(\{.*\})"\.getBytes', TEXT)]
+    assert [codec.decode(text.encode(), Job).desired for text in typed] == ["run", "pause", "run"]
