@@ -140,3 +140,17 @@ def test_no_more_memory_is_taken_than_the_bytes_that_are_there() -> None:
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_header_that_was_read_before_is_held_to_the_bytes_that_come_with_it() -> None:
+    good = pack({"x": np.arange(4.0), "b": np.array([True, False])}, {"text": "as it was"})
+    for _ in range(2):
+        arrays, texts = unpack(good)
+        assert arrays["x"].tolist() == [0.0, 1.0, 2.0, 3.0]
+        assert texts == {"text": "as it was"}
+        texts["text"] = "changed by whoever read it"
+        for bad in (good[:-1], good + b"\0", good[:-1] + b"\2"):
+            with pytest.raises(BadRecord):
+                unpack(bad)
+    other = pack({"x": np.arange(4.0) + 1, "b": np.array([False, False])}, {"text": "as it was"})
+    assert unpack(other)[0]["x"].tolist() == [1.0, 2.0, 3.0, 4.0]

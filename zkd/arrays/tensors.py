@@ -14,7 +14,8 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -44,6 +45,8 @@ NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 RANKS: Final = {name: rank for rank, name in enumerate(DTYPES)}
 
 HEADER_BYTES_MAX: Final = 16 << 20  # of JSON, which takes up some 25 times its length while it is read
+KNOWN_BYTES_MAX: Final = 1 << 14  # headers up to here are remembered: those of a job's rounds are all the same,
+KNOWN_MAX: Final = 64  # and to read one takes longer than all else
 ALIGNMENT: Final = 8
 DIMENSIONS_MAX: Final = 32  # of an array, as in every numpy
 TEXTS: Final = "__metadata__"
@@ -85,18 +88,39 @@ def unpack(data: Bytes) -> tuple[dict[str, Array], dict[str, str]]:
     if length > min(HEADER_BYTES_MAX, len(view) - _LENGTH.size):
         raise BadRecord("$", f"a header of {length} bytes is announced, in {len(view)} bytes all told")
     start = _LENGTH.size + length
-    header = _header(bytes(view[_LENGTH.size : start]))
+    body, raw = view[start:], bytes(view[_LENGTH.size : start])
+    layout = _known_layout(raw, len(body)) if length <= KNOWN_BYTES_MAX else _layout(raw, len(body))
+    return {place.name: _array(place, body) for place in layout.places}, dict(layout.texts)
+
+
+class _Place(NamedTuple):
+    """Where an array lies, checked against the bytes that there are."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class _Layout(NamedTuple):
+    places: tuple[_Place, ...]
+    texts: Mapping[str, str]
+
+
+def _layout(raw: bytes, size: int) -> _Layout:
+    """What a header says of a body of so many bytes. Raises `BadRecord`."""
+    header = _header(raw)
     texts = _texts(header.pop(TEXTS, {}))
-    body = view[start:]
-    arrays, places = {}, []
-    for name, entry in header.items():
-        arrays[name], place = _array(name, entry, body)
-        places.append(place)
-    places.sort()
-    ends = [0, *(end for _, end in places)]
-    if any(before != begin for before, (begin, _) in zip(ends, places, strict=False)) or ends[-1] != len(body):
+    places = tuple(_place(name, entry, size) for name, entry in header.items())
+    spans = sorted((place.begin, place.end) for place in places)
+    ends = [0, *(end for _, end in spans)]
+    if any(before != begin for before, (begin, _) in zip(ends, spans, strict=False)) or ends[-1] != size:
         raise BadRecord("$", "the arrays overlap, or leave gaps between them, or there are bytes of none of them")
-    return arrays, texts
+    return _Layout(places, texts)
+
+
+_known_layout = lru_cache(KNOWN_MAX)(_layout)
 
 
 def _kind(name: str, dtype: np.dtype[Any]) -> str:
@@ -129,7 +153,7 @@ def _texts(found: Any) -> dict[str, str]:
     return found
 
 
-def _array(name: str, entry: Any, body: memoryview) -> tuple[Array, tuple[int, int]]:
+def _place(name: str, entry: Any, size: int) -> _Place:
     where = f"$.{name[:200]}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise BadRecord(where, "expected dtype, shape and data_offsets")
@@ -139,19 +163,23 @@ def _array(name: str, entry: Any, body: memoryview) -> tuple[Array, tuple[int, i
         raise BadRecord(f"{where}.dtype", f"expected one of {', '.join(DTYPES)}, got {str(kind)[:50]!r}")
     if not (_is_sizes(shape) and len(shape) <= DIMENSIONS_MAX):
         raise BadRecord(f"{where}.shape", f"expected at most {DIMENSIONS_MAX} whole numbers, 0 or more")
-    if not (_is_sizes(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1] <= len(body)):
-        raise BadRecord(f"{where}.data_offsets", f"expected two places in {len(body)} bytes, the smaller one first")
+    if not (_is_sizes(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1] <= size):
+        raise BadRecord(f"{where}.data_offsets", f"expected two places in {size} bytes, the smaller one first")
     begin, end = offsets
     # Dimensions of an array without elements may be anything but what numpy cannot count.
     if math.prod(shape) * dtype.itemsize != end - begin or math.prod(filter(None, shape)) > 1 << 40:
         raise BadRecord(where, f"{kind} of shape {str(shape)[:200]} does not fit {end - begin} bytes")
-    array = np.frombuffer(body[begin:end], dtype).reshape(shape)
+    return _Place(name, kind, tuple(shape), begin, end)
+
+
+def _array(place: _Place, body: memoryview) -> Array:
+    array = np.frombuffer(body[place.begin : place.end], DTYPES[place.kind]).reshape(place.shape)
     if not array.flags.aligned:  # sums over such an array have other last bits
         array = array.copy()
         array.flags.writeable = False
-    if kind == "BOOL" and array.size and array.view(np.uint8).max() > 1:
-        raise BadRecord(where, "expected booleans, 0 or 1 a byte")
-    return array, (begin, end)
+    if place.kind == "BOOL" and array.size and array.view(np.uint8).max() > 1:
+        raise BadRecord(f"$.{place.name[:200]}", "expected booleans, 0 or 1 a byte")
+    return array
 
 
 def _is_sizes(value: Any) -> bool:
