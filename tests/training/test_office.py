@@ -23,7 +23,7 @@ from zkd.settings import Training
 from zkd.training.office import Office
 from zkd.training.seat import Seat
 from zkd.training.telling import Telling
-from zkd.zk import Session, end_session, ensure_path
+from zkd.zk import Acl, Perms, Session, end_session, ensure_path
 
 JOB = {"model": "logistic", "dataset": "digits"}
 
@@ -291,3 +291,20 @@ async def test_others_add_themselves_to_files_while_the_coordinator_writes(clust
         await cluster.user.set(cluster.paths.job_state("j"), codec.encode(stolen), -1)
         with pytest.raises(Deposed):
             await seat.write(lambda state: structs.replace(state, phase="explaining"))
+
+
+async def test_a_job_that_may_not_be_read_is_neither_taken_nor_removed(cluster: Cluster) -> None:
+    async with cluster.node("a") as a:
+        await cluster.drop("open")
+        await cluster.held("open", 1)
+        await cluster.user.set_acl(cluster.paths.job("open"), [Acl(Perms.WRITE | Perms.ADMIN, "world", "anyone")], -1)
+        await cluster.edit("open", desired="run")  # an event; what it says cannot be read any more
+        await cluster.user.create(
+            cluster.paths.job("closed"), b"{}", acl=[Acl(Perms.WRITE | Perms.ADMIN, "world", "anyone")]
+        )
+        await cluster.drop("after")
+        await cluster.held("after", 1)
+        state = await cluster.state("open")
+        assert state is not None
+        assert (state.phase, set(a.office.held)) == ("preparing", {"open", "after"})
+        assert await cluster.state("closed") is None

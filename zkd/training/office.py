@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger as Log
 from zkd import codec
 from zkd.core.clock import ServerClock
 from zkd.core.jobs import JOB_BYTES_MAX, RANK_S, Duty, Step, Words, duty, next_fence, rank, read_words
-from zkd.errors import BadRecord, BadVersion, MultiFailed, NoAuth, NodeExists, NoNode, Unavailable, ZooKeeperError
+from zkd.errors import BadRecord, BadVersion, MultiFailed, NodeExists, NoNode, Unavailable, ZooKeeperError
 from zkd.jobs import DONE, Coordinator, JobState, Phase
 from zkd.leading import Deposed, lead
 from zkd.paths import JobId, NodeId, Paths
@@ -241,10 +241,10 @@ class Office:
                 some = [job_id for job_id in words[start : start + READ_AT_ONCE] if len(job_id) <= NAME_MAX]
                 found = await self._session.get_many([self._paths.job(job_id) for job_id in some])
                 for job_id, got in zip(some, found, strict=True):
-                    if isinstance(got, NoAuth):
-                        self._log.warning("job.forbidden", id=job_id[:NAME_MAX], error=str(got))
-                    elif isinstance(got, ZooKeeperError):
+                    if isinstance(got, NoNode):
                         self._words_read(job_id, None)
+                    elif isinstance(got, ZooKeeperError):  # an ACL, say: it is there, and stays what it was for us
+                        self._log.warning("job.not_read", id=job_id[:NAME_MAX], error=str(got))
                     else:
                         self._words_read(job_id, read_words(job_id, got.data, got.stat.czxid, got.stat.version))
             holders, self._dirty_holders = list(self._dirty_holders), {}
@@ -298,9 +298,14 @@ class Office:
             found = await self._session.get_many([self._paths.job_state(job_id) for job_id in some])
             for job_id, got in zip(some, found, strict=True):
                 entry = self._entry(job_id)
-                entry.state, entry.version = None, -1
                 if isinstance(got, ZooKeeperError):
+                    if isinstance(got, NoNode):
+                        entry.state, entry.version = None, -1
+                    else:
+                        self._log.warning("job.state_not_read", id=job_id, error=str(got))
+                        entry.not_before = self._now() + REFUSED_S
                     continue
+                entry.state = None
                 entry.version = got.stat.version
                 try:
                     entry.state = codec.decode(got.data, JobState)
@@ -359,6 +364,10 @@ class Office:
         entry.is_read = False  # whatever comes of it
         if words is None:
             assert needed.step is Step.REMOVE, needed
+            # Asked once more, after the state was read: this may be the state of another life that has just begun.
+            if await self._session.exists(self._paths.job(job_id)) is not None:
+                self._dirty_words[job_id] = None
+                return
             if await self._write(job_id, entry, [Delete(path, entry.version)]):
                 self._log.info("job.removed", id=job_id)
             return
