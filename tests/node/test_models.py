@@ -14,7 +14,7 @@ from tests.node.conftest import Site
 from tests.node.submitter import until
 from zkd import codec
 from zkd.client.models import ModelEntry
-from zkd.core.registry import homes
+from zkd.core.registry import Registered, homes
 from zkd.daemon import Daemon
 from zkd.errors import BadModel, DataDamaged, DataUnavailable, ModelInUse, ModelNotFound
 from zkd.jobs import Job, Summary
@@ -23,7 +23,10 @@ from zkd.models.explain import explain
 from zkd.models.model import Model
 from zkd.models.trained import Trained
 from zkd.node import model_keeper
-from zkd.registry import ModelVersion
+from zkd.registry import ModelHead, ModelVersion
+from zkd.zk.server import EmbeddedServer
+
+NOTHING = Registered("", ModelHead(0))
 
 
 def made(*weights: float) -> Trained:
@@ -263,3 +266,29 @@ async def test_a_record_that_lies_about_its_file_is_found_out(site: Site, client
         await client.models.push("../m", made(1.0))
     assert isinstance(version, ModelVersion)
     assert isinstance(await client.models.get("m@1"), ModelEntry)
+
+
+async def test_a_node_that_was_cut_off_goes_on_with_what_it_knew_and_then_sees_all_that_changed(
+    cut_site: Site, embedded: EmbeddedServer
+) -> None:
+    node = await cut_site.node()
+    await ringed(cut_site, "a")
+    async with zkd.Client(cut_site.hosts, cut_site.root) as client:
+        await client.models.push("m", made(1.0))
+        await client.models.alias("m@live", 1)
+        view = node.keeping.registry
+        await until(lambda: _true("live" in view.models.get("m", NOTHING).aliases), 5.0, "the node has seen it")
+        embedded.partition(node.session.session_id)
+        version = (await client.models.push("m", made(2.0))).version
+        await client.models.alias("m@live", 2)
+        await client.models.rm("m@1")
+        # Nobody should: another version of a number that was given before.
+        await client.session.create(client.paths.model_version("m", 1), codec.encode(version))
+        await until(lambda: _true(not view.is_complete), 10.0, "the node knows that it is cut off")
+        assert view.models["m"].aliases["live"].version == 1
+        embedded.drop_connections()
+        embedded.heal()
+        await until(lambda: _true(view.is_complete), 10.0, "the node is back")
+        assert view.models["m"].aliases["live"].version == 2
+        assert view.models["m"].versions == {1: version, 2: version}
+        await held(client, "m@2", "a")
