@@ -159,6 +159,7 @@ def test_every_option_of_a_job_is_an_option_here_and_completes() -> None:
 
 async def test_jobs_are_listed_and_shown(cluster: Cluster, train: Command) -> None:
     await started(cluster)
+    assert "3 nodes are here, and none has taken it on yet: training.jobs_max" in (await train("status", "first")).out
     await cluster.session.create("/zkd/jobs/odd", b'{"model":"softmax","datset":"iris"}')
     await cluster.take("first", "n1")
     await cluster.progress("first", a_round(7, held_loss=0.5, rows_s=2e6, round_s=0.004))
@@ -169,6 +170,7 @@ async def test_jobs_are_listed_and_shown(cluster: Cluster, train: Command) -> No
     assert (await train("ls", "-o", "name")).out == "first\nodd\n"
     shown = await train("status", "fi")
     assert "softmax on iris@1" in shown.out
+    assert "taken it on" not in shown.out
     assert re.search(r"held_loss: +0\.5\n", shown.out)
     status = (await train("status", "first", "--json")).json
     assert (status["state"]["fence"], status["job"]["model"]) == (1, "softmax")

@@ -120,7 +120,10 @@ async def ls(client: Client, output: str) -> None:
 async def status(client: Client, job: str, output: str) -> int:
     """Show how far a job is, or how it ended. Ends with 1 if it failed."""
     found = await (await _named(client, job)).status()
-    write_fields(_fields(found) if output in ("json", "jsonl") else _told(found), output)
+    if output in ("json", "jsonl"):
+        write_fields(_fields(found), output)
+    else:
+        write_fields({**_told(found), "why": await _why_nobody(client, found)}, output)
     return Exit.TASK_FAILED if found.phase == "failed" else Exit.OK
 
 
@@ -231,6 +234,18 @@ async def _each(
 
 async def _named(client: Client, given: str) -> TrainingJob:
     return await client.jobs.get(full_name(given, sorted(await client.jobs.names()), "job"))
+
+
+async def _why_nobody(client: Client, status: JobStatus) -> str | None:
+    """Why no node coordinates a job that should go on, as far as the tree tells; None if one does."""
+    is_meant = status.phase == "paused" and status.desired == "pause"
+    if status.has_ended or is_meant or status.coordinator is not None:
+        return None
+    count = len(await client.nodes())
+    if not count:
+        return "no node is here; `zkd get nodes` lists them"
+    who = "1 node is here, and has not" if count == 1 else f"{count} nodes are here, and none has"
+    return f"{who} taken it on yet: training.jobs_max or training.coordinate may be what keeps it"
 
 
 # --- As rows ----------------------------------------------------------------------------------------------
