@@ -1,8 +1,9 @@
-"""Predictions of a whole dataset while nodes are killed: a dataset with the bits of quiet times, or none."""
+"""Predictions of a whole dataset while nodes are killed and frozen: a dataset with the bits of quiet times, or none."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from zkd.client.sending import Progress
 from zkd.manifests import Ring
 
 
-async def test_a_node_killed_in_the_middle_changes_no_bit(grid: Grid) -> None:
+async def test_nodes_killed_and_frozen_in_the_middle_change_no_bit(grid: Grid) -> None:
     model = MODELS["mlp"]
     async with Client(grid.hosts, grid.root) as client:
         await grid.start("a", "b", "c", ZKD_DATA__GRACE_S="60")
@@ -39,12 +40,18 @@ async def test_a_node_killed_in_the_middle_changes_no_bit(grid: Grid) -> None:
             asked = asyncio.create_task(client.predict(model, "flowers", out=f"stormy-{number}", progress=tell))
             await asyncio.wait_for(middle.wait(), 20.0)
             assert not asked.done()
-            grid.nodes[name].kill()
+            if victim == "leader":
+                grid.nodes[name].signal(signal.SIGSTOP)
+            else:
+                grid.nodes[name].kill()
             stormy = await asyncio.wait_for(asked, 60.0)
             assert stormy.segments == calm.segments, "the same segments: not a bit is another"
             read = await stormy.read()
             np.testing.assert_array_equal(read["id"], TABLE["id"])
             np.testing.assert_allclose(read["probabilities"], model.probabilities(TABLE), rtol=1e-9)
-            grid.nodes[name].start()
-            await grid.joined(name)
+            if victim == "leader":
+                grid.nodes[name].signal(signal.SIGCONT)
+            else:
+                grid.nodes[name].start()
+                await grid.joined(name)
         assert await client.tasks() == []

@@ -12,7 +12,7 @@ model and the same rows give the same segment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -41,6 +41,7 @@ from zkd.errors import (
     ModelNotFound,
     TaskFailed,
     TaskRejected,
+    ZooKeeperError,
 )
 from zkd.manifests import REPLICAS_MAX, Manifest, Origin, SegmentRef
 
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 MODEL_COPIES = 3  # of the file while tasks ask for it
 PARTS_A_SLOT = 3  # on their way at the same time: being computed, waiting, being copied
 PARTS_AT_ONCE_MIN = 8
+LOOK_S = 2.0  # between looks whether a node is still here that something is brought from
 TRIES = 6  # of a part whose node goes with what it made
 COLUMNS_MAX = 1000  # that a task names; beyond, it is given all that there are
 FILE_ENDING = ".safetensors"
@@ -341,7 +343,7 @@ class _Work:
         if maker is None or address is None:
             raise _Lost(f"{maker} is gone")
         try:
-            await bring(http, address, token, ref, [])
+            await self._while_here(maker, bring(http, address, token, ref, []))
         except DataUnavailable as error:
             raise _Lost(f"{maker}: {error}") from None
 
@@ -352,7 +354,7 @@ class _Work:
             if its is None:
                 return "it serves no data"
             try:
-                await bring(http, its, token, ref, [maker])
+                await self._while_here(maker, bring(http, its, token, ref, [maker]))
             except SourceLost:
                 raise
             except DataUnavailable as error:
@@ -361,8 +363,36 @@ class _Work:
 
         try:
             await self._quorums.reach(part, ref.size, copy)
-        except* SourceLost as group:
-            raise _Lost(f"{maker} has lost it: {group.exceptions[0]}") from None
+        except ExceptionGroup as group:  # of those who bring it; `except*` would wrap what is raised here, too
+            lost = group.subgroup(SourceLost)
+            if lost is None:
+                raise
+            raise _Lost(f"{maker} has lost it: {lost.exceptions[0]}") from None
+
+    async def _while_here(self, maker: NodeId, work: Coroutine[Any, Any, None]) -> None:
+        """What is brought from this node, unless it goes meanwhile: one that is frozen answers nobody.
+
+        Raises what the work raises, and `SourceLost`.
+        """
+        from zkd.net.bringing import SourceLost
+
+        async def look_on() -> None:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                try:
+                    here = await self._client.nodes()
+                except ZooKeeperError:
+                    continue  # nobody knows better
+                if maker not in here:
+                    raise SourceLost(f"{maker} is gone")
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                looking = tasks.create_task(look_on())
+                await work
+                looking.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def _address(self, node: NodeId | None) -> str | None:
         if node is not None and self._addresses.get(node) is None:  # it came after we looked
