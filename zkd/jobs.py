@@ -145,7 +145,7 @@ class JobState(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     czxid: int  # of the job's znode: another job of the same id is another life
     terms: Digest  # blake3 of the job's text without `desired`
-    fence: Annotated[int, Meta(ge=1)]
+    fence: Annotated[int, Meta(ge=1, lt=1 << 53)]
     phase: Phase
     dataset: str | None = None  # NAME@V
     coordinator: NodeId | None = None  # the last one

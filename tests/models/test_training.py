@@ -302,6 +302,8 @@ def test_constant_columns_get_no_weight() -> None:
         ({"seed": -1}, "seed: expected 0 or more"),
         ({"privacy": Privacy(1.0, 1.0, 1e-5)}, "private with sgd and adam, not with lbfgs"),
         ({"optimizer": "adam", "privacy": Privacy(0.0, 1.0, 1e-5)}, "clip, noise and epsilon above 0"),
+        ({"optimizer": "adam", "privacy": Privacy(1.0, 1e-300, 1e-5)}, "expected noise from 1e-12 to"),
+        ({"optimizer": "average", "local_epochs": 10**12}, "local_epochs: expected at most 100"),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:

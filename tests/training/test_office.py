@@ -211,6 +211,21 @@ async def test_a_coordinator_whose_znode_somebody_deletes_stops(cluster: Cluster
         assert a.begun == [("j", 1), ("j", 2)]
 
 
+async def test_an_office_that_is_no_nodes_is_cleared(cluster: Cluster) -> None:
+    """Put there by hand, or from a backup: no session's end would ever free it."""
+    await cluster.user.create(cluster.paths.coordinator("j"), b"junk")
+    async with cluster.node("a"):
+        await cluster.drop("j")
+        await cluster.held("j", 1)
+
+
+async def test_a_state_with_a_fence_beyond_all_is_begun_anew(cluster: Cluster) -> None:
+    await cluster.user.create(cluster.paths.job_state("j"), b'{"czxid":1,"terms":"","fence":1e18,"phase":"training"}')
+    async with cluster.node("a"):
+        await cluster.drop("j")
+        await cluster.held("j", 1)
+
+
 async def test_pause_and_resume_cost_an_office_each(cluster: Cluster) -> None:
     async with cluster.node("a") as a:
         await cluster.drop("j")

@@ -17,6 +17,8 @@ Optimizer: TypeAlias = Literal["newton", "lbfgs", "gd", "momentum", "nesterov", 
 
 OPTIMIZERS: tuple[Optimizer, ...] = ("newton", "lbfgs", "gd", "momentum", "nesterov", "sgd", "adam", "average")
 WITH_L1 = ("newton", "gd", "nesterov", "sgd")
+EXTREME_NOISE = 1e12  # less than its inverse is none, and the accountant's squares end somewhere
+EXTREME_CLIP = 1e100
 STOCHASTIC = ("sgd", "adam", "average")
 LOCAL_EPOCHS_MAX = 100  # in a round, which nothing interrupts on a part, and which others wait for
 
@@ -149,3 +151,8 @@ def _check_privacy(plan: Plan, privacy: Privacy) -> None:
         raise BadTraining("privacy: a path and early stopping look at the data again and again; leave them out")
     if not (privacy.clip > 0 and privacy.noise > 0 and 0 < privacy.delta < 1 and (privacy.epsilon or 1) > 0):
         raise BadTraining(f"privacy: expected clip, noise and epsilon above 0 and delta between 0 and 1, got {privacy}")
+    if not (1.0 / EXTREME_NOISE <= privacy.noise <= EXTREME_NOISE and privacy.clip <= EXTREME_CLIP):
+        raise BadTraining(
+            f"privacy: expected noise from {1 / EXTREME_NOISE:g} to {EXTREME_NOISE:g} and clip up to {EXTREME_CLIP:g}, "
+            f"got {privacy.noise:g} and {privacy.clip:g}"
+        )

@@ -280,6 +280,11 @@ class Office:
             self._log.info("job.office_given_up", id=job_id)
             await self._delete(path)
             stat = None
+        elif stat is not None and not stat.ephemeral_owner:
+            # No node's: somebody put it there by hand, or from a backup, and nobody would ever hold the job.
+            self._log.warning("job.office_of_nobody", id=job_id)
+            await self._delete(path)
+            stat = None
         if stat is None and entry.is_held:
             entry.free_since, entry.is_read = self._now(), False
         entry.is_held = stat is not None
