@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,6 +187,24 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
 
 def test_an_empty_tls_table_encrypts(write: Callable[[str], Path]) -> None:
     assert load(write("[zookeeper.tls]\n"), {}).zookeeper.tls == Tls()
+
+
+def test_memory_is_what_a_container_or_service_may_use(tmp_path: Path) -> None:
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (cgroups / "system.slice/zkd.service").mkdir(parents=True)
+    whole = settings.machine_bytes(proc, cgroups)
+    assert whole == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    (proc / "self/cgroup").write_text("0::/system.slice/zkd.service\n")
+    (cgroups / "system.slice/zkd.service/memory.max").write_text("max\n")
+    assert settings.machine_bytes(proc, cgroups) == whole
+    (cgroups / "system.slice/memory.max").write_text("1073741824\n")
+    assert settings.machine_bytes(proc, cgroups) == 2**30
+    (cgroups / "system.slice/zkd.service/memory.max").write_text("536870912\n")
+    assert settings.machine_bytes(proc, cgroups) == 2**29
+    (proc / "self/cgroup").write_text("0::/\n")  # in a container, which sees its own as the root
+    (cgroups / "memory.max").write_text("268435456\n")
+    assert settings.machine_bytes(proc, cgroups) == 2**28
 
 
 def test_data_lies_where_systemd_says_else_in_the_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:

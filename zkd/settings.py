@@ -79,9 +79,19 @@ def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
-def machine_bytes() -> int:
-    """Of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Of the memory that this process may use: the machine's, or what its container or service is allowed, if less."""
+    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        own = cgroups / (proc / "self/cgroup").read_text().partition("0::/")[2].splitlines()[0]
+    except (OSError, IndexError):
+        own = cgroups  # no cgroup of the second kind, or none that is named
+    for directory in (own, *own.parents):
+        try:
+            least = min(least, int((directory / "memory.max").read_text()))
+        except (OSError, ValueError):  # "max", or not there
+            continue
+    return least
 
 
 def default_name() -> str:

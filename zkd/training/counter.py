@@ -31,6 +31,7 @@ SMALL_BYTES: Final = 1 << 15  # a smaller file is copied: a map costs more than 
 MAPS_MAX: Final = 50_000  # of the 65,530 that Linux allows a process
 RACY_NS: Final = 1_000_000_000  # of a file changed so lately, a later change might not show
 WORDS_MAX: Final = 2000
+LISTEN_S: Final = 0.001
 
 Marks = list[tuple[int, int, int, int]]
 
@@ -95,6 +96,7 @@ class Counter:
         self._waiting: deque[Frame | Ask] = deque()
         self._forgotten: set[int] = set()
         self._new: set[int] = set()  # parts that this ask has taken
+        self._listen_at = 0.0
         self._passing: int | None = None  # a part for which there is no room: it goes after it was gone over
 
     def serve(self) -> None:
@@ -199,8 +201,10 @@ class Counter:
     def _before(self, ask: Ask, subject: Subject, part: int, lacking: list[int], memory: int) -> None:
         """Between two parts: hear what there is, and have this part on the desk."""
         self._pass_on(subject)
-        while self._line.is_waiting():
-            self._hear(self._line.receive())
+        if time.monotonic() >= self._listen_at:  # not for each of a thousand small parts
+            while self._line.is_waiting():
+                self._hear(self._line.receive())
+            self._listen_at = time.monotonic() + LISTEN_S
         if ask.number in self._forgotten or ask.subject not in self._subjects:
             raise Forgotten
         files = ask.files[part]
