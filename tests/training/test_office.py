@@ -213,7 +213,7 @@ async def test_a_coordinator_whose_znode_somebody_deletes_stops(cluster: Cluster
 
 async def test_an_office_that_is_no_nodes_is_cleared(cluster: Cluster) -> None:
     """Put there by hand, or from a backup: no session's end would ever free it."""
-    await cluster.user.create(cluster.paths.coordinator("j"), b"junk")
+    await cluster.user.create(cluster.paths.coordinator("j"), b'{"node":"gone","fence":7}')
     async with cluster.node("a"):
         await cluster.drop("j")
         await cluster.held("j", 1)
