@@ -112,7 +112,7 @@ class Keeper(Struct, frozen=True, omit_defaults=True):
     """A node that keeps data."""
 
     node: NodeId
-    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     zone: str | None = None
 
 

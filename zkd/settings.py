@@ -193,7 +193,7 @@ class Tasks(Struct, frozen=True, kw_only=True):
 class Data(Struct, frozen=True, kw_only=True):
     """`[data]`: the parts of datasets that this node keeps."""
 
-    weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0  # its share beside other nodes'; 0: it keeps none
+    weight: Annotated[float, Meta(ge=0, le=1_000_000)] = 1.0  # its share beside other nodes'; 0: it keeps none
     # A lost node's parts are copied elsewhere after this long, by the settings of the node that leads. A restart
     # should take less.
     grace_s: Annotated[Seconds, LIVE] = 60.0
