@@ -235,10 +235,9 @@ class SegmentStore:
         async with self._lock("receive", segment_id):
             if segment_id in self._ids:
                 return True
-            if not await in_thread(self._io, self._take_made, segment_id):
-                return False
-            self._intakes.pop(segment_id, None)
-        await self.received(segment_id)
+            if await in_thread(self._io, self._take_made, segment_id):
+                self._intakes.pop(segment_id, None)
+        await self.received(segment_id)  # also if another one has just moved it there
         return self.has(segment_id)
 
     def _take_made(self, segment_id: str) -> bool:
