@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FEATURES_SHOWN = 20
 COEFFICIENTS_SHOWN = 20
+WIDE = ("file", "created_at", "by", "dataset", "job", "classes", "refused")
 
 
 @click.group()
@@ -44,9 +45,7 @@ async def ls(client: Client, name: str | None, output: str) -> None:
         rows = [_version_row(model, number, version) for number, version in model.versions.items()]
     else:
         rows = [_model_row(model) for model in (await client.models.list()).values()]
-    write_rows(
-        rows, output, empty="There are no models.", wide=("file", "created_at", "by", "dataset", "job", "classes")
-    )
+    write_rows(rows, output, empty="There are no models.", wide=WIDE)
 
 
 @model_command.command(short_help="Show a version of a model, or all of one.")
