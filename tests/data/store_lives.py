@@ -26,7 +26,7 @@ from tests.store.made import Made, make
 from zkd.errors import DataDamaged
 from zkd.store.segments import SegmentStore
 
-STORES = ("segments", "segments.incoming", "segments.bad", "segments.trash")
+STORES = ("segments", "segments.incoming", "segments.bad", "segments.trash", "segments.made")
 
 
 @dataclass(frozen=True)
