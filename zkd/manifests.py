@@ -84,6 +84,13 @@ class Head(Struct, frozen=True):
     current: Annotated[int, Meta(ge=1)]
 
 
+class Numbers(Struct, frozen=True, omit_defaults=True):
+    """What stands at ``datasets``: numbers of versions that were removed, so that none is given twice."""
+
+    last: dict[str, Annotated[int, Meta(ge=1)]] = {}  # dataset -> the highest that one of it had, if that one is gone
+    floor: Annotated[int, Meta(ge=0)] = 0  # no less than those of all datasets that are not listed any more
+
+
 class SegmentFile(Struct, frozen=True, forbid_unknown_fields=True):
     """One .npy file of a segment."""
 

@@ -16,6 +16,7 @@
 <root>/control/protocol        version of this protocol
 <root>/control/token           who knows it may send data to nodes
 <root>/control/ring            the nodes that keep data; written by the leader only
+<root>/datasets                numbers of versions that were removed, and are not given again
 <root>/datasets/<name>         the current version of a dataset
 <root>/datasets/<name>/versions/<n>     manifests, immutable
 <root>/datasets/<name>/chunks/<digest>  the segments of some parts, shared by manifests

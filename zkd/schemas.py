@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Raw, UnsetType
 
 from zkd.jobs import Coordinator, Job, JobState, Round
-from zkd.manifests import Head, Holding, Manifest, Ring, Segment
+from zkd.manifests import Head, Holding, Manifest, Numbers, Ring, Segment
 from zkd.paths import PROTOCOL_VERSION
 from zkd.records import (
     Assignment,
@@ -45,6 +45,7 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "schedule": (Schedule, "schedules/<name>: a task that recurs, by `cron` or by `every_s`."),
     "schedule-state": (ScheduleState, "control/schedules/<name>: how far the leader is with a schedule."),
     "dataset": (Head, "datasets/<name>: the version of a dataset that readers get."),
+    "dataset-numbers": (Numbers, "datasets: numbers of versions that were removed; none is given twice."),
     "manifest": (Manifest, "datasets/<name>/versions/<n>: a version of a dataset; immutable."),
     "segment": (Segment, "segment.json: some rows of a part, as files; its id is the blake3 of these bytes."),
     "ring": (Ring, "control/ring: the nodes that keep data; the leader's."),

@@ -20,10 +20,10 @@ from zkd.client.dataset import Dataset
 from zkd.client.quorums import quorum
 from zkd.client.sending import Progress, Sending
 from zkd.codec import encode
-from zkd.core.datasets import holding
+from zkd.core.datasets import holding, next_number, without
 from zkd.core.placement import hash_key, part_of, place
 from zkd.errors import BadRows, DataDamaged, DatasetExists, DatasetNotFound, DataUnavailable
-from zkd.manifests import Column, Keeper
+from zkd.manifests import Column, Keeper, Numbers
 from zkd.records import Node
 from zkd.zk.server import EmbeddedServer
 
@@ -440,8 +440,41 @@ async def test_a_name_that_was_removed_can_be_used_again(far: Keepers) -> None:
     await far.client.datasets.put("a", table(50), parts=4)
     await far.client.datasets.rm("a")
     again = await far.client.datasets.put("a", {"x": np.arange(9)}, parts=2)
-    assert again.version == 1
     assert (await again.read())["x"].tolist() == list(range(9))
+
+
+async def test_a_number_is_never_given_to_other_rows(far: Keepers) -> None:
+    """A task that says NAME@VERSION gets these rows, or none."""
+    given = [(await far.client.datasets.put("a", {"x": np.arange(2)}, parts=1)).version]
+    for going in (None, 2, None, None):
+        for _ in range(2):
+            given.append((await far.client.datasets.put("a", {"x": np.arange(2)}, parts=1, replace=True)).version)
+        await far.client.datasets.rm("a", None if going is None else max(given))
+        with pytest.raises(DatasetNotFound):
+            await far.client.datasets.open("a", max(given))
+    assert given == list(range(1, len(given) + 1))
+    assert (await far.client.datasets.put("b", {"x": np.arange(2)}, parts=1)).version == 1
+    assert await tree(far) == [path for path in await tree(far) if path.startswith(far.paths.dataset("b"))]
+
+
+async def test_numbers_grow_when_what_is_known_of_them_cannot_be_read(far: Keepers) -> None:
+    await far.session.set(far.paths.datasets, b"garbage", -1)
+    assert (await far.client.datasets.put("a", {"x": np.arange(2)}, parts=1)).version == 1
+    await far.client.datasets.rm("a")
+    assert (await far.client.datasets.put("a", {"x": np.arange(2)}, parts=1)).version == 2
+
+
+def test_numbers_of_many_datasets_take_little_room() -> None:
+    numbers = Numbers()
+    given: dict[str, int] = {}
+    for turn in range(5000):
+        name = f"d{turn % 2500}"
+        number = next_number(numbers, name, [])
+        assert number > given.get(name, 0)
+        given[name] = number
+        numbers = without(numbers, name, number)
+        assert len(numbers.last) <= 1000
+    assert numbers.floor <= 5, "one for each thousand"
 
 
 # --- Faults -----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The versions of datasets in the tree: read with doubt, made visible in one transaction.
 
+    datasets                       numbers that are not given again
     datasets/<name>                empty until its first version is there, then its head
     datasets/<name>/writers/<id>   ours while we send: segments that no manifest lists yet are not collected
 
@@ -21,7 +22,18 @@ from typing import TYPE_CHECKING, TypeVar
 from zkd import codec
 from zkd.client.dropbox import ANY_VERSION, OUTAGE_MAX_S
 from zkd.client.outstanding import NO_ANSWER
-from zkd.core.datasets import Parts, assemble, chunk_digest, read_chunk, read_head, read_manifest, version_number
+from zkd.core.datasets import (
+    Parts,
+    assemble,
+    chunk_digest,
+    next_number,
+    read_chunk,
+    read_head,
+    read_manifest,
+    read_numbers,
+    version_number,
+    without,
+)
 from zkd.core.extents import expect_extent
 from zkd.errors import (
     BadRecord,
@@ -162,13 +174,15 @@ class Editions:
                 continue
         try:
             head = await self._box.read(paths.dataset(name))
+            numbers = read_numbers((await self._box.read(paths.datasets)).data)
             leaves = await self._children(paths.versions(name))
             current = read_head(head.data).current if head.data else None
         except BadRecord as error:
             await self.give_up(writer)
             raise DataDamaged(f"{paths.dataset(name)}: {error}") from None
         known = [number for leaf in leaves if (number := version_number(leaf))]
-        return Draft(name, max([current or 0, *known]) + 1, writer, head.stat.version, current)
+        number = next_number(numbers, name, [current or 0, *known])
+        return Draft(name, number, writer, head.stat.version, current)
 
     @asynccontextmanager
     async def drafting(self, name: str) -> AsyncIterator[Draft]:
@@ -331,7 +345,10 @@ class Editions:
     async def _removal(
         self, name: str, head: bytes, head_version: int, versions: list[int], going: list[int]
     ) -> list[Op]:
-        """One transaction; the head's znode changes with every version that is published, so it fences those."""
+        """One transaction; the head's znode changes with every version that is published, so it fences those.
+
+        The number of the newest is remembered: a task that says NAME@VERSION never gets other rows.
+        """
         paths = self._paths
         staying = [version for version in versions if version not in going]
         ops: list[Op] = [Delete(paths.version(name, version), ANY_VERSION) for version in going]
@@ -342,6 +359,10 @@ class Editions:
             elif read_head(head).current in going:
                 text = codec.encode(Head(staying[-1]))
         ops.append(SetData(paths.dataset(name), text, head_version))
+        if not staying or going[-1] > staying[-1]:
+            numbers = await self._box.read(paths.datasets)
+            told = without(read_numbers(numbers.data), name, going[-1])
+            ops.append(SetData(paths.datasets, codec.encode(told), numbers.stat.version))
         if staying:
             ops += [Delete(path, ANY_VERSION) for path in await self._only_of(name, going, staying)]
         return ops

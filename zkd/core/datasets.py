@@ -8,7 +8,7 @@ lies is a `BadRecord` with the place and the expectation, and as if it were not 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,8 +17,10 @@ from blake3 import blake3
 from zkd import codec
 from zkd.core.extents import row_bytes
 from zkd.errors import BadRecord
-from zkd.manifests import CHUNK_PARTS, KEY_HASH, PARTS_MAX, Head, Holding, Manifest, Ring, SegmentRef
+from zkd.manifests import CHUNK_PARTS, KEY_HASH, PARTS_MAX, Head, Holding, Manifest, Numbers, Ring, SegmentRef
 from zkd.paths import NodeId, is_name
+
+NUMBERS_MAX = 1000  # datasets whose numbers are remembered each by itself: some 50 kB
 
 Parts = tuple[tuple[SegmentRef, ...], ...]  # the segments of each part, the oldest first
 
@@ -54,6 +56,27 @@ def read_ring(text: bytes) -> Ring:
 
 def read_head(text: bytes) -> Head:
     return codec.decode(text, Head)
+
+
+def read_numbers(text: bytes) -> Numbers:
+    """What stands at ``datasets``. What cannot be read is none: it is mended with the next that goes."""
+    try:
+        return codec.decode(text, Numbers) if text else Numbers()
+    except BadRecord:
+        return Numbers()
+
+
+def next_number(numbers: Numbers, name: str, there: Iterable[int]) -> int:
+    """Of the next version of a dataset: `there` are the numbers of those that it has."""
+    return max([numbers.last.get(name, numbers.floor), *there]) + 1
+
+
+def without(numbers: Numbers, name: str, highest: int) -> Numbers:
+    """The numbers, when the version of this dataset that had the highest goes."""
+    last = {**numbers.last, name: max(highest, numbers.last.get(name, 0))}
+    kept = sorted(last, key=lambda each: (each == name, last[each]))[-NUMBERS_MAX:]
+    floor = max([numbers.floor, *(last[each] for each in last.keys() - set(kept))])
+    return Numbers({each: last[each] for each in sorted(kept) if last[each] > floor}, floor)
 
 
 def read_manifest(name: str, version: int, text: bytes) -> Manifest:
