@@ -319,21 +319,23 @@ def held_out_by_key(course: Course) -> Any:
     return held_out(hash_column(np.arange(400)), split.share, seed=split.seed)
 
 
-def test_standard_errors_and_importance_are_those_of_all_rows() -> None:
+@pytest.mark.parametrize("standardise", [True, False])
+def test_standard_errors_and_importance_are_those_of_all_rows(standardise: bool) -> None:
     kept = real("breast_cancer")
-    course = done(kept, model="logistic", importance=True, validation={"share": 0.2, "by": "features"}, seed=5)
+    terms = {"importance": True, "seed": 5, "confidence": 0.8, "standardise": standardise, "max_rounds": 20}
+    course = done(kept, model="logistic", validation={"share": 0.2, "by": "features"}, **terms)
     prepared, run = fitted(kept, course, content_masks(kept, course))
     w = run.outcome.w
     sums = totals(
         prepared.model,
         partial_of(prepared.model, Ask(w, "hessian"), enumerate(prepared.parts), prepared.scaler),
     )
-    expected = explain(
-        prepared.model, w, prepared.scaler, l2=1.0, hessian=sums.hessian, loss=sums.loss, weight=sums.weight
-    )
+    errors = {"hessian": sums.hessian, "loss": sums.loss, "weight": sums.weight}
+    expected = explain(prepared.model, w, prepared.scaler, l2=1.0, confidence=0.8, **errors)
     trained = course.trained()
     assert trained.explanation is not None
     assert repr(trained.explanation) == repr(expected)
+    assert all((line.raw == line.standard) is not standardise for line in trained.table()[:-1])
     shuffled = importance(
         [
             add([permuted_losses(prepared.model, w, rows, prepared.scaler, part=number, seed=5)])
