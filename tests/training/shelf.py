@@ -22,6 +22,7 @@ from zkd.core.datasets import Edition
 from zkd.holder.parts import Parts
 from zkd.manifests import Column, Manifest, SegmentRef
 from zkd.models import exchange
+from zkd.models.answers import answers_in
 from zkd.models.exchange import Survey
 from zkd.models.model import Model
 from zkd.models.partials import Ask as AskOfParts
@@ -202,7 +203,7 @@ class Problem:
 
     def check(self, partials: Sequence[bytes], parts: Sequence[int], seed: int = 0, **ask: Any) -> None:
         """That these are the partials of exactly these parts, to the last bit."""
-        answers = exchange.answers_in(partials, "round", len(parts), _known(self.context))
+        answers = answers_in(partials, "round", len(parts), _known(self.context))
         assert sorted(part for answer in answers for part in answer.parts.tolist()) == sorted(parts)
         got = merge(answer.partial for answer in answers if answer.partial is not None)
         wanted = self.expected(sorted(parts), seed, **ask)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.training.shelf import Caller, Problem, ask, counting, shelved, visit
-from zkd.models.exchange import Split, answers_in, context_in
+from zkd.models.answers import answers_in
+from zkd.models.exchange import Split, context_in
 from zkd.models.picks import Local
 from zkd.net.round_frames import Ask, Context, Overtaken, Term
 from zkd.training import counters as of_counters

@@ -22,22 +22,19 @@ import numpy as np
 
 from zkd.arrays.tensors import Bytes
 from zkd.errors import BadRecord, BadRows, BadTraining
+from zkd.models.answers import Answer, Straddle, answer_out, refusal_out
 from zkd.models.binned import Binned, add
 from zkd.models.exchange import (
-    Answer,
     Context,
     Rounds,
     Shuffles,
     Split,
     Spreads,
-    Straddle,
     Survey,
-    answer_out,
     asked,
     context_id,
     context_in,
     question_in,
-    refusal_out,
 )
 from zkd.models.fit import RawPart
 from zkd.models.folding import is_foldable

@@ -26,16 +26,8 @@ from zkd.errors import BadAnswers, BadTraining, NoOptimum
 from zkd.jobs import Job, Phase, Progress, Round, Summary
 from zkd.manifests import Manifest
 from zkd.models import story
-from zkd.models.exchange import (
-    Answer,
-    AnswerKind,
-    Spreads,
-    Survey,
-    answers_in,
-    context_id,
-    context_out,
-    question_out,
-)
+from zkd.models.answers import Answer, AnswerKind, answers_in
+from zkd.models.exchange import Spreads, Survey, context_id, context_out, question_out
 from zkd.models.explain import Explanation, explain
 from zkd.models.importance import Importance, importance
 from zkd.models.partials import HEAD, HESSIAN_MAX, Ask, Totals, merge, totals

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from zkd.models.exchange import Straddle
+from zkd.models.answers import Straddle
 from zkd.models.spread import Suspicion, told_apart
 
 SAMPLED_ROWS: Final = 1 << 16  # whose features are compared across a split by key; 8 bytes each are sent
