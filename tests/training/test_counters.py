@@ -224,6 +224,63 @@ async def test_flipped_bits_are_never_counted(tmp_path: Path) -> None:
             link.close()
 
 
+async def test_bits_that_flip_under_rows_that_stay_in_files_are_never_counted(tmp_path: Path) -> None:
+    parts = parts_of(1, rows=3000)
+    parts[0][0]["x"] += 1000.0  # so far from 0 that each block is standardised anew: a copy would gain nothing
+    problem = Problem(parts)
+    async with shelved(tmp_path) as shelf, counting(shelf) as (_, answers):
+        await shelf.put("d", parts)
+        link, caller = visit(answers, problem)
+        ask(link, 0, [0], problem.question(0))
+        await caller.partials(0)
+        await asyncio.sleep(1.1)  # until no change of a file could go unseen
+        for number in (1, 2):
+            ask(link, number, [0], problem.question(number))
+            problem.check(await caller.partials(number), [0], number)
+        flip(shelf.file(0, 0))
+        ask(link, 3, [0], problem.question(0))
+        assert "0.npy" in await caller.words(3)
+        link.close()
+
+
+@pytest.mark.parametrize("rows", [100, 3000], ids=["copied", "mapped"])
+async def test_bits_that_flip_just_before_they_are_read_are_never_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    parts = parts_of(1, rows=rows)
+    problem = Problem(parts)
+    async with shelved(tmp_path) as shelf, counting(shelf) as (_, answers):
+        await shelf.put("d", parts)
+        lay = shelf.files.lay
+
+        async def lay_and_flip(*asked: Any) -> Any:
+            laid = await lay(*asked)
+            flip(shelf.file(0, 0))
+            return laid
+
+        monkeypatch.setattr(shelf.files, "lay", lay_and_flip)
+        link, caller = visit(answers, problem)
+        ask(link, 0, [0], problem.question(0))
+        assert "0.npy" in await caller.words(0)
+        ask(link, 1, [0], problem.question(0))
+        assert await caller.words(1) == "part 0 of d@1 is not on this node"
+        link.close()
+
+
+async def test_a_part_that_goes_while_it_is_counted_does_not_count(tmp_path: Path) -> None:
+    parts = parts_of(2, rows=3000)
+    problem = Problem(parts)
+    async with shelved(tmp_path) as shelf, counting(shelf) as (_, answers):
+        await shelf.put("d", parts)
+        link, caller = visit(answers, problem)
+        ask(link, 0, [0, 1], problem.question(0))
+        await caller.partials(0)
+        ask(link, 1, [0, 1], problem.question(0))  # it is on its way to the counter when this returns
+        await shelf.store.trash(shelf.made[1][0].id)
+        assert await caller.words(1) == "part 1 of d@1 is not on this node any more"
+        link.close()
+
+
 async def test_a_file_that_was_touched_and_is_good_still_counts(tmp_path: Path) -> None:
     parts = parts_of(1, rows=3000)
     problem = Problem(parts)
