@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from zkd.client.models import _file_of, expect_name
+from zkd.client.models import expect_name, file_of
 from zkd.errors import BadModel
 from zkd.models.from_sklearn import trained_of
 
@@ -32,10 +32,10 @@ def test_a_model_comes_as_a_value_as_bytes_as_a_file_or_from_scikit_learn(tmp_pa
         tmp_path / "iris.zkd",
         str(tmp_path / "iris.zkd"),
     ):
-        data, trained, _ = _file_of(given, None, "")
+        data, trained, _ = file_of(given, None, "")
         assert (data, trained.names) == (DATA, TRAINED.names)
-    assert _file_of(FITTED, "petals", "kind")[1].features == (("petals", 4),)
-    assert str(_file_of(FITTED, None, "")[2]).startswith("LogisticRegression of scikit-learn ")
+    assert file_of(FITTED, "petals", "kind")[1].features == (("petals", 4),)
+    assert str(file_of(FITTED, None, "")[2]).startswith("LogisticRegression of scikit-learn ")
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_a_model_comes_as_a_value_as_bytes_as_a_file_or_from_scikit_learn(tmp_pa
 )
 def test_what_is_no_model_is_refused(given: Any, words: str) -> None:
     with pytest.raises(BadModel) as caught:
-        _file_of(given, None, "")
+        file_of(given, None, "")
     assert words in str(caught.value)
 
 
 def test_names_of_features_are_for_models_that_have_none() -> None:
     with pytest.raises(BadModel, match="a file has its own"):
-        _file_of(DATA, ["a"], "")
+        file_of(DATA, ["a"], "")
 
 
 def test_a_huge_file_and_a_huge_claim_cost_no_memory(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_huge_file_and_a_huge_claim_cost_no_memory(tmp_path: Path) -> None:
     try:
         for given, words in ((kilobyte, "expected two places in"), (tmp_path / "huge.zkd", "at most 536870912 bytes")):
             with pytest.raises(BadModel, match=words):
-                _file_of(given, None, "")
+                file_of(given, None, "")
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
