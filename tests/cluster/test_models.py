@@ -83,7 +83,9 @@ async def test_models_outlive_lost_files_killed_nodes_and_a_frozen_one(grid: Gri
         print(f"a push beside a frozen node took {took_s:.2f} s")
         assert second.number == 2
         assert 1.0 < took_s < 10.0  # it was asked, and passed over
+        began = time.monotonic()
         found = await client.models.load("digits@2")
+        assert time.monotonic() - began < 10.0
         assert found.predict({"pixels": X}).tolist() == later.predict(X).tolist()
         grid.nodes[first].resume()
         # All that are here are killed but one, and the model can still be read.

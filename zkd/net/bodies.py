@@ -79,14 +79,14 @@ async def answered(
 
 @asynccontextmanager
 async def opened(
-    http: aiohttp.ClientSession, url: str, token: str, start: int, stop: int | None
+    http: aiohttp.ClientSession, url: str, token: str, start: int, stop: int | None, within_s: float | None = None
 ) -> AsyncIterator[tuple[aiohttp.StreamReader, int, int]]:
     """The body with these bytes of what is at this URL, how many they are, and how many it has in all.
 
     Raises `Refused`, `Stopped`.
     """
     headers = bearer(token) | {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
-    async with answered(http, url, headers) as answer:
+    async with answered(http, url, headers, within_s) as answer:
         if answer.status not in (200, 206):
             raise Refused(f"HTTP {answer.status}: {await words_of(answer)}")
         match = CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))

@@ -17,6 +17,7 @@ from zkd.store.digest_files import DigestFiles
 
 SENDS_S = 30.0  # for one file to one node; larger ones get a second a MiB on top
 ASKS_S = 5.0
+ANSWERS_S = (2.0, 20.0)  # to begin an answer, at first and when all were asked: one is frozen, or all are busy
 
 
 async def send(http: aiohttp.ClientSession, url: str, token: str, data: bytes) -> None:
@@ -39,9 +40,9 @@ async def send(http: aiohttp.ClientSession, url: str, token: str, data: bytes) -
 async def fetch(http: aiohttp.ClientSession, urls: Sequence[str], token: str, file_id: str, size: int) -> bytes:
     """The bytes of a file, from the first of these that has them. Raises `DataUnavailable` with what each says."""
     faults = []
-    for url in urls:
+    for url, within_s in _tries(urls):
         try:
-            async with opened(http, url, token, 0, None) as (content, _, total):
+            async with opened(http, url, token, 0, None, within_s) as (content, _, total):
                 if total != size:
                     raise Stopped(f"expected {size} bytes, got {total}")
                 data = b"".join([piece async for piece in pieces(content, size)])
@@ -58,9 +59,9 @@ async def fetch_into(
 ) -> None:
     """Bring a file into a store, verified and durable. Raises `DataUnavailable` with what each says, and `OSError`."""
     faults = []
-    for url in urls:
+    for url, within_s in _tries(urls):
         try:
-            async with opened(http, url, token, 0, None) as (content, _, total):
+            async with opened(http, url, token, 0, None, within_s) as (content, _, total):
                 if total != size:
                     raise Stopped(f"expected {size} bytes, got {total}")
                 await store.receive(file_id, size, pieces(content, size))
@@ -80,6 +81,10 @@ async def has(http: aiohttp.ClientSession, url: str, token: str, size: int) -> b
             return answer.status == 200 and answer.headers.get("Content-Length") == str(size)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise DataUnavailable(str(error) or type(error).__name__) from None
+
+
+def _tries(urls: Sequence[str]) -> list[tuple[str, float]]:
+    return [(url, within_s) for within_s in ANSWERS_S for url in urls]
 
 
 async def _body(data: bytes) -> AsyncIterator[bytes]:
