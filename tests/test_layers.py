@@ -78,7 +78,7 @@ ONLY = {
         "zkd/workers/kept.py",
         "zkd/cli/values.py",
     ],
-    "pyarrow": ["zkd/tables/arrow_files.py"],
+    "pyarrow": ["zkd/tables/arrow_files.py", "zkd/tables/arrow_csv.py"],
     "s3fs": ["zkd/net/places.py"],
     "botocore": ["zkd/net/places.py"],
     "rich": ["zkd/cli/"],

@@ -30,6 +30,90 @@ def write(tmp_path: Path, text: str, name: str = "a.csv") -> Path:
     return path
 
 
+def both(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Columns | str]:
+    """What comes of a file by way of pyarrow, and without."""
+    found: list[Columns | str] = []
+    for quick_bytes in (0, 1 << 62):
+        monkeypatch.setattr(csv_files, "QUICK_BYTES", quick_bytes)
+        try:
+            found.append(table(path, **options))
+        except BadRows as error:
+            found.append(str(error))
+    return found
+
+
+plain_cells = st.one_of(
+    st.sampled_from(
+        ["", " ", "0", "-0", "007", "1", " 12 ", "+3", "-4.5", "1e5", ".5", "1.", "NaN", "-inf", "Infinity"]
+    ),
+    st.sampled_from(
+        ["true", "False", " true", "99999999999999999999", "9223372036854775808", "1_0", "\u0661", "x;y", "\t1"]
+    ),
+    st.integers().map(str),
+    st.floats().map(repr),
+    st.text(st.characters(codec="utf-8", exclude_characters='\0"\r\n,'), max_size=6),
+)
+
+
+@given(st.lists(st.lists(plain_cells, min_size=3, max_size=3), min_size=1, max_size=8), st.sampled_from(["\n", "\r\n"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_pyarrow_reads_a_plain_file_as_we_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[list[str]], newline: str
+) -> None:
+    path = write(tmp_path, newline.join(["a,b,c", *map(",".join, rows)]) + newline)
+    quick, slow = both(path, monkeypatch)
+    if isinstance(slow, str) or isinstance(quick, str):
+        assert quick == slow
+        return
+    assert {name: column.dtype for name, column in quick.items()} == {n: c.dtype for n, c in slow.items()}
+    for name in slow:
+        assert quick[name].tobytes() == slow[name].tobytes() or np.array_equal(quick[name], slow[name], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ('a,b\n1,"x\ny"\n', {}),
+        ("a,b\n1,2\n3\n", {}),
+        ("a,b\n\n1,2\n\n3,4", {}),
+        ("\n\na,b\n1,2\n", {}),
+        ("a\r1\r2\r", {}),
+        ("1,2\n3,4\n", {"header": None}),
+        ("1,2\n3,4\n", {"header": True}),
+        ("\ufeffa;b\n1;2\n", {}),
+        ("a,b\n", {}),
+        ("a,b\n1,2020-01-01\n2,\n", {"dtypes": {"b": "<M8[D]"}}),
+        ("a,b\n1,2020-01-01\n2,never\n", {"dtypes": {"b": "<M8[D]"}}),
+        ("a,b\n007,1\n12,2\n", {"dtypes": {"a": "U5", "b": "f4"}}),
+        ("a,b\n007,1\n12,2\n", {"dtypes": {"a": "U", "b": "i8"}}),
+        ("a,b\n007,1\n12,x\n", {"dtypes": {"b": "i8"}}),
+        ("a,b\n1,2020-01-01\n", {"dtypes": {"b": "datetime64[D]", "a": "str"}}),
+        ("a,b\n1,true\n2,maybe\n", {"dtypes": {"b": "?"}}),
+        ("a,b\n1,true\n2,TRUE\n", {"dtypes": {"b": "bool"}}),
+        ("a,b\n1,\0\n", {}),
+        (f"a,b\n1,{'x' * 5000}\n", {}),
+        (f"a,b\n{'9' * 5000},2\n", {}),
+    ],
+)
+def test_pyarrow_leaves_what_it_would_read_otherwise_to_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, options: dict[str, Any]
+) -> None:
+    quick, slow = both(write(tmp_path, text), monkeypatch, **options)
+    assert repr(quick) == repr(slow)
+
+
+def test_a_large_plain_file_is_read_by_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrow_csv = pytest.importorskip("zkd.tables.arrow_csv")
+    monkeypatch.setattr(arrow_csv, "BLOCK_BYTES", 1 << 18)
+    rows = 100_000
+    path = write(tmp_path, "i,x,t\n" + "".join(f"{row},{row / 8},name {row % 9}\n" for row in range(rows)))
+    monkeypatch.setattr(csv_files, "_batches", None)  # our own reader
+    found = table(path)
+    assert np.array_equal(found["i"], np.arange(rows))
+    assert np.array_equal(found["x"], np.arange(rows) / 8)
+    assert found["t"].tolist()[:2] == ["name 0", "name 1"]
+
+
 @pytest.mark.parametrize(
     ("cells", "kind", "values"),
     [
@@ -171,3 +255,19 @@ def test_a_gzip_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(whole[:-20])
     with pytest.raises(BadRows, match="expected a gzip file that is whole"):
         table(path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cell", "kind"),
+    [
+        ("datetime64[D]", "2020-02-29", "<M8[D]"),
+        ("<M8[D]", "2020-02-29", "<M8[D]"),
+        ("timedelta64[s]", "90", "<m8[s]"),
+        ("datetime64[10ms]", "2020-02-29T01:02:03.04", "<M8[10ms]"),
+        ("str", "007", "<U3"),
+    ],
+)
+def test_dtypes_are_given_as_numpy_spells_or_shows_them(tmp_path: Path, dtype: str, cell: str, kind: str) -> None:
+    found = table(write(tmp_path, f"a,b\n{cell},x\n"), dtypes={"a": dtype})["a"]
+    assert found.dtype == np.dtype(kind)
+    assert found[0] == np.array(cell).astype(kind)

@@ -59,7 +59,7 @@ def data_command() -> None:
     "dtypes",
     multiple=True,
     metavar="COLUMN=DTYPE",
-    help="CSV: such as 'day=<M8[D]', zip=U5, or zip=U for text of any width.",
+    help="CSV: such as 'day=datetime64[D]', zip=U5, or zip=U for text of any width.",
 )
 @output_options
 @with_client

@@ -12,7 +12,7 @@ not count. `dtypes` says what some columns are instead; `U` is text as wide as t
 
 The first line is a header unless it has a cell that is a number; columns without a header are c0, c1, ... The
 delimiter is the one of , ; | and tab that is most frequent in the first line. Files are UTF-8, quoted with double
-quotes, and may be gzipped.
+quotes, and may be gzipped. With pyarrow at hand large ones without quotes are read by it (`zkd.tables.arrow_csv`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from zkd.errors import BadRecord, BadRows
 from zkd.tables.columns import KINDS, TEXT_WIDTH_MAX, Columns, refuse_bad_names
 
 BATCH_LINES = 1 << 15
+QUICK_BYTES = 1 << 20  # smaller ones are not worth the import
 DELIMITERS = ",;\t|"
 SHOWN = 40  # characters of a bad cell
 NAMED_MAX = 8  # columns in a message
@@ -41,9 +42,12 @@ ANY_TEXT = np.dtype("<U0")  # as wide as the widest cell
 _END = "\x1f"  # after each cell, where a whole column is looked at in one go
 _WHOLE = r"(?:0|-?[1-9][0-9]*)"
 _NUMBER = r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_BOOLS = re.compile(rf"(?:(?i:true|false){_END})*+\Z")
+_BOOL = r"(?i:true|false)"
+_ANY_NUMBER = rf"(?:{_NUMBER}|[+-]?(?i:nan|inf|infinity)|)"
+_BOOLS = re.compile(rf"(?:{_BOOL}{_END})*+\Z")
 _WHOLES = re.compile(rf"(?: *+{_WHOLE} *+{_END})*+\Z")
-_NUMBERS = re.compile(rf"(?: *+(?:{_NUMBER}|[+-]?(?i:nan|inf|infinity)|) *+{_END})*+\Z")
+_NUMBERS = re.compile(rf"(?: *+{_ANY_NUMBER} *+{_END})*+\Z")
+_BY_NAME = {"datetime64[": "<M8[", "timedelta64[": "<m8["}  # as numpy shows them, too
 _IS_NUMBER = re.compile(rf" *{_NUMBER} *\Z")
 
 
@@ -57,8 +61,12 @@ def read(path: Path, *, header: bool | None, dtypes: Mapping[str, str]) -> Itera
     names = _names(path, header)
     refuse_bad_names(names)
     given = _given(path, names, dtypes)
-    guesses = [_Guess() for _ in names]
     has_header, rows = _has_header(path, header), 0
+    quick = _quick(path, names, given, has_header=has_header)
+    if quick is not None:
+        yield from quick
+        return
+    guesses = [_Guess() for _ in names]
     for batch in _batches(path, len(names), has_header):
         rows += len(batch.lines)
         for name, guess, cells in zip(names, guesses, batch.columns, strict=True):
@@ -75,6 +83,27 @@ def read(path: Path, *, header: bool | None, dtypes: Mapping[str, str]) -> Itera
         }
 
 
+def _quick(
+    path: Path, names: Sequence[str], given: Mapping[str, np.dtype[np.generic]], *, has_header: bool
+) -> Iterator[Columns] | None:
+    """The rows by way of pyarrow, if it is there, for a large file that it reads as we do."""
+    if path.name.lower().endswith(".gz") or path.stat().st_size < QUICK_BYTES:
+        return None
+    try:
+        from zkd.tables import arrow_csv
+    except ImportError:
+        return None
+    patterns = (_BOOL, f" *{_WHOLE} *", f" *{_ANY_NUMBER} *")
+    try:
+        arrow_csv.expect_plain(path)
+        reader = arrow_csv.Reader(
+            path, names, _delimiter(path), given, _array, has_header=has_header, patterns=patterns
+        )
+        return reader.batches(reader.kinds())
+    except arrow_csv.NotPlain:
+        return None
+
+
 # --- Lines --------------------------------------------------------------------------------------------------
 
 
@@ -89,9 +118,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     line = 0
     try:
         with _open(path) as file:
-            first = file.readline()
+            delimiter = max(DELIMITERS, key=file.readline().count)
             file.seek(0)
-            delimiter = max(DELIMITERS, key=first.count)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             for cells in reader:
                 line = reader.line_num
@@ -103,6 +131,11 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise BadRows(f"{path}:{line + 1}", f"expected CSV: {error}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadRows(f"{path}:{line + 1}", f"expected a gzip file that is whole: {error}") from None
+
+
+def _delimiter(path: Path) -> str:
+    with _open(path) as file:
+        return max(DELIMITERS, key=file.readline().count)
 
 
 def _first(path: Path) -> list[str]:
@@ -207,11 +240,12 @@ def _given(path: Path, names: Sequence[str], dtypes: Mapping[str, str]) -> dict[
     for name, text in dtypes.items():
         if name not in names:
             raise BadRows(str(path), f"expected a column {name!r} among {', '.join(map(repr, names[:NAMED_MAX]))}")
-        if text == "U":
+        if text in ("U", "str"):
             given[name] = ANY_TEXT
             continue
+        head, bracket, unit = text.partition("[")
         try:
-            given[name] = parse_dtype(text, f"dtypes[{name!r}]")
+            given[name] = parse_dtype(_BY_NAME.get(head + bracket, head + bracket) + unit, f"dtypes[{name!r}]")
         except BadRecord as error:
             raise BadRows(error.where, error.expected) from None
         if given[name].kind not in KINDS:
