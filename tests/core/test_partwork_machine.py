@@ -5,6 +5,8 @@ The model of the tree and of nodes of `test_dispatch_machine`, with datasets tha
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -196,3 +198,23 @@ TestPartCluster = PartCluster.TestCase
 TestPartCluster.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_a_part_waits_for_the_home_that_came_and_not_for_the_one_that_went() -> None:
+    cluster = PartCluster()
+    cluster.a_task_on_a_dataset_is_dropped(combine=None, task=Task(kernel="k", dataset="d"))
+    cluster.a_node_comes_or_comes_back(labels={}, name="a", slots=1)
+    cluster.a_node_is_lost(data=Always("a"))
+    cluster.a_node_comes_or_comes_back(labels={}, name="c", slots=1)
+    cluster.a_node_lacks_what_a_task_needs(data=Always(cluster.held()[0]), is_lost=False)
+    cluster.no_node_idles_beside_work_that_fits()
+
+
+class Always(st.DataObject):
+    """Draws what it was told to."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def draw(self, strategy: object, label: object = None) -> Any:
+        return self.value

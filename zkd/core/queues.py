@@ -109,8 +109,10 @@ class Queues:
         """Whether it waits for other nodes than those of its homes that are here."""
         if homes != entry.homes:
             return True
-        here = [name for name in homes or () if name in self._members]
-        return homes is not None and len(here) != len(entry.lanes)
+        if homes is None:
+            return False
+        here = {name for name in homes if name in self._members and entry.need.node in (None, name)}
+        return here != {lane.demand.node for lane in entry.lanes}
 
     def _near_lanes(self, entry: Entry) -> tuple[Lane, ...]:
         """A lane of its own for each preferred node that could run it: there it is served when its turn is there."""
