@@ -176,7 +176,7 @@ class Segments:
     """`zkd.store.SegmentStore`, its cache and models without files: nobody keeps data here."""
 
     def __init__(self, data_dir: Path, **_: Any) -> None:
-        return
+        self.made = data_dir
 
     def clear_arrivals(self) -> None:
         return

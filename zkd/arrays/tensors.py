@@ -132,7 +132,7 @@ def _kind(name: str, dtype: np.dtype[Any]) -> str:
 
 def _header(raw: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(raw.decode(), object_pairs_hook=_without_doubles)
+        header = json.JSONDecoder(object_pairs_hook=_without_doubles).decode(raw.decode())
     except (ValueError, RecursionError) as error:
         raise BadRecord("$", f"the header is no JSON that may stand there ({str(error)[:200]})") from None
     if not isinstance(header, dict) or raw[:1] != b"{":
