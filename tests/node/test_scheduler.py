@@ -104,6 +104,11 @@ async def test_an_edit_a_pause_and_a_deletion_take_effect_at_once(site: Site) ->
     assert found["skipped"] == 0
     await site.user.session.delete(site.user.paths.schedule("s"), -1)
     await site.user.gone(site.user.paths.schedule_state("s"))
+
+    async def all_ended() -> bool:
+        return not await site.user.session.children(site.user.paths.tasks)
+
+    await until(all_ended, 4.0, "what was dropped has ended")
     results = await slots(site, "s")
     await asyncio.sleep(1.5)
     assert await slots(site, "s") == results

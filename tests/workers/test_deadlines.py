@@ -135,7 +135,7 @@ async def test_the_end_is_reported_once(pool: Pool) -> None:
 async def test_a_thread_that_goes_on_reporting_spoils_nothing(tmp_path: Path) -> None:
     async with open_pool(tmp_path, 1) as pool:
         told: list[object] = []
-        await pool.run(call("report_after_the_end"), timeout_s=20, on_progress=lambda *said: told.append(said))
+        await pool.run(call("report_after_the_end"), timeout_s=20)
         outcomes = [
             await pool.run(call("nap", 0.01), timeout_s=5, on_progress=lambda *s: told.append(s)) for _ in range(30)
         ]

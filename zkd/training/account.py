@@ -74,7 +74,9 @@ class Account:
     def noted(self, state: JobState) -> JobState:
         waits = [line[:LINE_MAX] for line in (self._trouble, *self._round_waits()) if line][:LINES_MAX]
         progress = structs.replace(self.progress, waits_for=waits)
-        return structs.replace(state, phase=self.phase, progress=progress, checkpoint=self._checkpoint(state))
+        started_ms = now_ms(self._clock) if state.started_ms is None else state.started_ms
+        checkpoint = self._checkpoint(state)
+        return structs.replace(state, phase=self.phase, progress=progress, checkpoint=checkpoint, started_ms=started_ms)
 
     def paused(self, state: JobState) -> JobState:
         return structs.replace(self._still(state), phase="paused")

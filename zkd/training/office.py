@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -389,6 +390,10 @@ class Office:
         if await self._write(job_id, entry, ops):
             entry.is_held = True
             self.taken += 1
+            with suppress(ZooKeeperError):  # a node that has just come has not seen the servers' time yet
+                stat = await self._session.exists(path)
+                if stat is not None:
+                    self._clock.observe(stat.mtime, self._now(), stat.mzxid)
             self._log.info("job.taken", id=job_id, fence=state.fence, phase=state.phase)
             assert self._group is not None
             seat = Seat(
