@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class Assembly:
         self._placed = 0
         self._waiting: list[Piece] = []
         self._waiting_bytes = 0
+        self._placing = Lock()  # marks of one window, made by two at once, would undo each other
 
     def add(self, piece: Piece) -> bool:
         """Take in these rows, whose numbers ascend; whether so many wait now that they should be placed."""
@@ -54,7 +56,11 @@ class Assembly:
         return self._waiting_bytes >= WAITING_BYTES
 
     def place(self) -> None:
-        """Put all that waits where it belongs. `DataDamaged` if a row cannot be there."""
+        """Put all that waits where it belongs; one call at a time. `DataDamaged` if a row cannot be there."""
+        with self._placing:
+            self._place_all()
+
+    def _place_all(self) -> None:
         pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
         rows = len(self._is_there)
         for numbers, _ in pieces:
