@@ -92,7 +92,7 @@ async def test_both_ends_of_a_repair_are_killed_again_and_again(grid: Grid) -> N
     await depot.settled("a", "b", "c")
     dice = random.Random(9)
     await start(grid, "d", repair=SLOWLY)
-    for _ in range(6):
+    for _ in range(4):
         victim = dice.choice("abcd")
         grid.nodes[victim].kill()
         await asyncio.sleep(dice.uniform(0, 3.0))  # at times longer than the grace
