@@ -39,6 +39,7 @@ from tour.dropbox import Array, DropBox, Json, TaskError, numbers, task
 from tour.lbfgs import Found, Round, minimise
 from tour.objective import penalised
 from tour.picture import draw
+from tour.program import verdict
 from tour.teller import Teller
 
 from zkd.zk.apache import ApacheFailed, ApacheMissing
@@ -251,17 +252,10 @@ def run(options: argparse.Namespace, teller: Teller, stopped_by: list[int]) -> b
     draw(tour, box, picture)
     teller.end(str(picture))
     show_work(teller, tour, box)
-    teller.checks(found)
-    wrong = [check for check in found if not check.holds]
-    for check in wrong:
-        teller.wrong(f"{check.claim}: {check.detail}")
-    if not wrong:
-        accuracy = float((tour.labels == tour.digits.held_out_labels).mean())
-        teller.console.print(
-            f"digits: all well, {len(box.dropped)} tasks, accuracy {accuracy:.3f}, picture in {picture}"
-            f" ({time.monotonic() - began:.0f} s)"
-        )
-    return not wrong
+    accuracy = float((tour.labels == tour.digits.held_out_labels).mean())
+    took_s = time.monotonic() - began
+    what = f"{len(box.dropped)} tasks, accuracy {accuracy:.3f}, picture in {picture} ({took_s:.0f} s)"
+    return verdict(teller, what, found)
 
 
 def wait_for_nodes(tour: Tour, box: DropBox, cluster: Cluster) -> None:

@@ -15,27 +15,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from kazoo.client import KazooClient
 from tour import flights
 from tour.checks import Check
-from tour.cluster import Cluster, ClusterError, add_zookeeper_option
+from tour.cluster import Cluster
 from tour.copies import Moment, draw
 from tour.data import Array
+from tour.program import main, verdict, visited
 from tour.teller import Teller
 
 import zkd
 from zkd.client.dataset import Dataset
 from zkd.tables.ingest import from_file
-from zkd.zk.apache import ApacheFailed, ApacheMissing
 
 NODES = ["node-1", "node-2", "node-3"]
 SLOTS = 1
@@ -237,72 +234,24 @@ async def run(options: argparse.Namespace, teller: Teller) -> bool:
     teller.begin("tables")
     found = dict(tables(options.out))
     teller.end(", ".join(f"{len(next(iter(table.values()))):,} {name}" for name, table in found.items()))
-    teller.begin("cluster")
     settings = {"ZKD_DATA__GRACE_S": str(GRACE_S)}
-    is_guest = ":" in options.zookeeper
-    root = f"/zkd-flights-{uuid.uuid4().hex[:8]}" if is_guest else "/zkd"
-    logs = options.out / "flights"
-    with Cluster(NODES, logs, zookeeper=options.zookeeper, root=root, slots=SLOTS, settings=settings) as cluster:
-        async with zkd.Client(cluster.hosts, root) as client:
-            await wait_for_nodes(client)
-            teller.end(f"{options.zookeeper} ZooKeeper on {cluster.hosts}, {', '.join(NODES)}")
-            tour = Tour(cluster, client, teller, found)
-            for name, stage in STAGES.items():
-                teller.begin(name)
-                teller.end(await stage(tour))
-        if is_guest:
-            cluster.stop_daemons()
-            await asyncio.to_thread(leave_no_trace, cluster.hosts, root)
+    async with visited("flights", NODES, options, teller, slots=SLOTS, settings=settings) as (cluster, client):
+        tour = Tour(cluster, client, teller, found)
+        for name, stage in STAGES.items():
+            teller.begin(name)
+            teller.end(await stage(tour))
     teller.begin("picture")
     picture = options.out / "flights.png"
     draw(tour.moments, NODES, COPIES, picture)
     teller.end(str(picture))
-    teller.checks(tour.checks)
-    wrong = [check for check in tour.checks if not check.holds]
-    for check in wrong:
-        teller.wrong(f"{check.claim}: {check.detail}")
-    if not wrong:
-        rows = sum(dataset.rows for dataset in tour.datasets.values())
-        teller.console.print(
-            f"flights: all well, {rows:,} rows on {len(NODES)} nodes, {len(tour.checks)} checks, picture in {picture}"
-            f" ({time.monotonic() - began:.0f} s)"
-        )
-    return not wrong
-
-
-def leave_no_trace(hosts: str, root: str) -> None:
-    guest = KazooClient(hosts)
-    guest.start(10)
-    guest.delete(root, recursive=True)
-    guest.stop()
-    guest.close()
-
-
-async def wait_for_nodes(client: zkd.Client) -> None:
-    async with asyncio.timeout(30.0):
-        while True:
-            if len(await client.nodes()) == len(NODES):
-                return
-            await asyncio.sleep(0.05)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_zookeeper_option(parser)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="for the picture and the logs [default: out]")
-    options = parser.parse_args()
-    teller = Teller("flights")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        is_well = asyncio.run(run(options, teller))
-    except (zkd.ZkdError, ClusterError, ApacheFailed, ApacheMissing, flights.NoFlights, TimeoutError) as error:
-        teller.wrong(f"{type(error).__name__}: {error}")
-        is_well = False
-    finally:
-        teller.stop()
-    return 0 if is_well else 1
+    rows = sum(dataset.rows for dataset in tour.datasets.values())
+    took_s = time.monotonic() - began
+    return verdict(
+        teller,
+        f"{rows:,} rows on {len(NODES)} nodes, {len(tour.checks)} checks, picture in {picture} ({took_s:.0f} s)",
+        tour.checks,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("flights", __doc__, run))

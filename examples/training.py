@@ -19,30 +19,26 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
-import asyncio
-import signal
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from kazoo.client import KazooClient
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
-from tour import flights, late
+from tour import late
 from tour.checks import WEIGHTS_CLOSE, Check
-from tour.cluster import Cluster, ClusterError, add_zookeeper_option
+from tour.cluster import Cluster
 from tour.data import Array
 from tour.lbfgs import Round
 from tour.optimum import held_out_rows, optimum
+from tour.program import main, verdict, visited
 from tour.teller import Teller
 
 import zkd
 from zkd.client.curve import Mark, draw
-from zkd.zk.apache import ApacheFailed, ApacheMissing
 
 NODES = ["node-1", "node-2", "node-3"]
 SLOTS = 1
@@ -191,35 +187,21 @@ async def run(options: argparse.Namespace, teller: Teller) -> bool:
     found = tables(options.out)
     rows = sum(len(table[TARGETS[name]]) for name, table in found.items())
     teller.end(f"{rows:,} rows")
-    teller.begin("cluster")
-    is_guest = ":" in options.zookeeper
-    root = f"/zkd-training-{uuid.uuid4().hex[:8]}" if is_guest else "/zkd"
-    logs = options.out / "training"
-    with Cluster(NODES, logs, zookeeper=options.zookeeper, root=root, slots=SLOTS, settings=SETTINGS) as cluster:
-        async with zkd.Client(cluster.hosts, root) as client:
-            await wait_for_nodes(client)
-            teller.end(f"{options.zookeeper} ZooKeeper on {cluster.hosts}, {', '.join(NODES)}")
-            tour = Tour(cluster, client, teller, found)
-            for name, stage in STAGES.items():
-                teller.begin(name)
-                teller.end(await stage(tour))
-        if is_guest:
-            cluster.stop_daemons()
-            await asyncio.to_thread(leave_no_trace, cluster.hosts, root)
+    async with visited("training", NODES, options, teller, slots=SLOTS, settings=SETTINGS) as (cluster, client):
+        tour = Tour(cluster, client, teller, found)
+        for name, stage in STAGES.items():
+            teller.begin(name)
+            teller.end(await stage(tour))
     picture = options.out / "training.svg"
     model = tour.models["flights"]
     picture.write_text(draw(model.history, "logistic regression on flights", ending=told(model), marks=tour.marks))
     show(teller, model)
-    teller.checks(tour.checks)
-    wrong = [check for check in tour.checks if not check.holds]
-    for check in wrong:
-        teller.wrong(f"{check.claim}: {check.detail}")
-    if not wrong:
-        teller.console.print(
-            f"training: all well, {len(tour.models)} models of {rows:,} rows, {len(tour.checks)} checks, "
-            f"curve in {picture} ({time.monotonic() - began:.0f} s)"
-        )
-    return not wrong
+    took_s = time.monotonic() - began
+    return verdict(
+        teller,
+        f"{len(tour.models)} models of {rows:,} rows, {len(tour.checks)} checks, curve in {picture} ({took_s:.0f} s)",
+        tour.checks,
+    )
 
 
 def show(teller: Teller, model: zkd.Model) -> None:
@@ -238,39 +220,5 @@ def show(teller: Teller, model: zkd.Model) -> None:
     teller.table(f"{SHOWN} of {len(model.names)} features, by their standardised coefficients", head, rows)
 
 
-def leave_no_trace(hosts: str, root: str) -> None:
-    guest = KazooClient(hosts)
-    guest.start(10)
-    guest.delete(root, recursive=True)
-    guest.stop()
-    guest.close()
-
-
-async def wait_for_nodes(client: zkd.Client) -> None:
-    async with asyncio.timeout(30.0):
-        while True:
-            if len(await client.nodes()) == len(NODES):
-                return
-            await asyncio.sleep(0.05)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_zookeeper_option(parser)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="for the curve and the logs [default: out]")
-    options = parser.parse_args()
-    teller = Teller("training")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        is_well = asyncio.run(run(options, teller))
-    except (zkd.ZkdError, ClusterError, ApacheFailed, ApacheMissing, flights.NoFlights, TimeoutError) as error:
-        teller.wrong(f"{type(error).__name__}: {error}")
-        is_well = False
-    finally:
-        teller.stop()
-    return 0 if is_well else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("training", __doc__, run))

@@ -46,6 +46,9 @@ class Teller:
     def say(self, what: str) -> None:
         self._line("", what, time.monotonic() - self._since, style="bold yellow")
 
+    def well(self, what: str) -> None:
+        self.console.print(f"{self._name}: all well, {what}")
+
     def wrong(self, what: str) -> None:
         self.stop()
         self.console.print(Text(f"{self._name}: WRONG, {what}", style="bold red"))
