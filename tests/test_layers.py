@@ -54,6 +54,8 @@ LAYERS = [
     {"keeping", "trainer"},
     # Composes a node; what programs and people use.
     {"daemon", "service", "client", "schemas", "cli", "__init__", "__main__"},
+    # For the tests of those who build on zkd.
+    {"testing"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -61,7 +63,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 ONLY = {
     "aiozk": ["zkd/zk/"],
     "multiprocessing": ["zkd/workers/"],
-    "subprocess": ["zkd/workers/", "zkd/training/", "zkd/zk/apache.py", "zkd/cli/"],
+    "subprocess": ["zkd/workers/", "zkd/training/", "zkd/zk/apache.py", "zkd/cli/", "zkd/testing/"],
     # The daemon lives without numpy, and is 30 MB smaller for it.
     "numpy": [
         "zkd/arrays",
