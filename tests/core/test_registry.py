@@ -109,9 +109,11 @@ def test_a_canary_is_promoted_and_that_can_be_undone() -> None:
 
 
 def test_a_canary_that_is_another_by_now_is_not_taken_back() -> None:
-    alias = registry.with_canary(on(1), Canary(version=3, percent=10), HAND)
-    assert registry.without_canary(alias, HAND, only=2) is alias
-    assert registry.without_canary(alias, HAND, only=3).canary is None
+    canary = Canary(version=3, percent=10, since_ms=7)
+    alias = registry.with_canary(on(1), canary, HAND)
+    for other in (Canary(version=2, percent=10, since_ms=7), Canary(version=3, percent=10, since_ms=8)):
+        assert registry.without_canary(alias, HAND, only=other) is alias
+    assert registry.without_canary(alias, HAND, only=canary).canary is None
 
 
 def test_the_history_is_bounded_and_what_is_said_twice_is_no_move() -> None:

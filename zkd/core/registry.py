@@ -182,9 +182,9 @@ def with_canary(alias: Alias, canary: Canary, hand: Hand) -> Alias:
     )
 
 
-def without_canary(alias: Alias, hand: Hand, *, only: int | None = None) -> Alias:
-    """The alias without its canary; itself if it has none, or not `only` this version."""
-    if alias.canary is None or only not in (None, alias.canary.version):
+def without_canary(alias: Alias, hand: Hand, *, only: Canary | None = None) -> Alias:
+    """The alias without its canary; itself if it has none, or not `only` this one."""
+    if alias.canary is None or only not in (None, alias.canary):
         return alias
     words = _said(f"canary {alias.canary.version} taken back", hand)
     return replace(alias, canary=None, history=_and(alias, Move(alias.version, hand.at_ms, hand.by, words)))
