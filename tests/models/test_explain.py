@@ -76,6 +76,23 @@ def test_least_squares_errors_are_those_of_the_textbook_formula() -> None:
     assert told.outputs[0].ratio is None
 
 
+def test_columns_of_any_scale_have_the_standard_errors_of_their_plain_ones() -> None:
+    x, y, _, _ = loaded("diabetes")
+    errors = []
+    for scale in (1.0, 2.0**600, 2.0**-600):
+        ready = prepare("linear", [RawPart([x[:, :3] * scale], y)])
+        outcome = fit(ready, Plan(ready.model, "newton", l2=1.0)).outcome
+        ask = Ask(outcome.w, "hessian")
+        at = totals(ready.model, merge([partial(ready.model, ask, ready.parts[0], ready.scaler, part=0)]))
+        told = explain(ready.model, outcome.w, ready.scaler, l2=1.0, hessian=at.hessian, loss=at.loss, weight=at.weight)
+        raw = told.outputs[0].raw_error
+        assert raw is not None
+        errors.append(np.append(raw[:-1] * scale, raw[-1]))
+    assert np.isfinite(errors[0]).all()
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-12)
+    np.testing.assert_allclose(errors[2], errors[0], rtol=1e-12)
+
+
 def test_poisson_ratios_are_of_rates_and_limits_hold_them() -> None:
     ready, outcome, at = trained("poisson", "diabetes", 0.0)
     told = explain(ready.model, outcome.w, ready.scaler, l2=0.0, hessian=at.hessian).outputs[0]

@@ -22,7 +22,7 @@ _REASONS = {
     "precision": "no step lowered the loss any more: as good as floats allow",
     "patience": "the held-out loss did not get better; the best round is restored",
     "epochs": "all epochs are done",
-    "max_rounds": "max_rounds is reached",
+    "max_rounds": "ended there, before the optimum",
     "privacy": "the privacy budget is used up",
     "diverged": "the loss became infinite: a smaller learning rate may help",
     "cancelled": "somebody stopped it",
@@ -46,7 +46,7 @@ def ending_lines(summary: Summary) -> list[str]:
     if known:
         lines.append("   ".join(known))
     if summary.is_approximate:
-        lines.append("approximate: these are not meant to be the weights of the optimum")
+        lines.append("approximate: these are not the weights of the optimum")
     elif summary.bound is not None:
         lines.append(f"certificate: |v - v*| <= {summary.bound:.2g}, of the standardised weights from the optimum's")
     return [*lines, *(f"note: {note}" for note in summary.notes)]
@@ -70,7 +70,7 @@ def write_model(model: Model, *, is_whole: bool = False) -> None:
         write_rows(_told(shown, model), "table")
         if len(features) > SHOWN_MAX and not is_whole:
             click.echo(f"{len(features) - SHOWN_MAX} more have smaller standardised coefficients; --all shows them")
-        if rows[0]["std_error"] is None:
+        if all(row["std_error"] is None for row in rows):
             click.echo(_without_errors(model))
     rises = list(model.importance.items())
     if rises:

@@ -84,9 +84,16 @@ def explain(
             own = covariance[output :: model.outputs, output :: model.outputs]
             is_idle = np.diag(hessian)[output :: model.outputs] == 0.0  # a constant column's: nothing was estimated
             errors = np.where(is_idle, np.nan, np.sqrt(np.diag(own).clip(min=0.0)))
-            raw_errors = np.where(is_idle, np.nan, np.sqrt(np.diag(to_raw @ own @ to_raw.T).clip(min=0.0)))
+            raw_errors = np.where(is_idle, np.nan, _deviations(to_raw, own))
         told.append(_told(model, raw[:, output], matrix[:, output], raw_errors, errors, quantile, confidence))
     return Explanation(tuple(told), deviation)
+
+
+def _deviations(rows: Matrix, covariance: Matrix) -> Vector:
+    """Of these sums of parameters. Scaled by powers of two, which change no digit: columns may be of 1e200."""
+    _, exponents = np.frexp(np.abs(rows).max(axis=1))
+    scaled = np.ldexp(rows, -exponents[:, None])
+    return np.asarray(np.ldexp(np.sqrt(np.diag(scaled @ covariance @ scaled.T).clip(min=0.0)), exponents))
 
 
 def _told(
