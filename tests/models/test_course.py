@@ -346,9 +346,29 @@ def test_standard_errors_and_importance_are_those_of_all_rows(standardise: bool)
     assert trained.importance.rise.tobytes() == shuffled.rise.tobytes()
 
 
-def test_a_run_that_did_not_end_at_the_optimum_says_so_of_its_standard_errors() -> None:
+def test_a_run_that_did_not_end_at_the_optimum_says_so_and_what_may_help() -> None:
     notes = done(real("breast_cancer"), model="logistic", optimizer="lbfgs", max_rounds=3).summary.notes
-    assert notes == ["standard errors: those of an optimum, which these parameters are not meant to be"]
+    assert notes == [
+        "max_rounds: the optimum was not reached; newton takes fewer rounds, or set a higher `max_rounds`",
+        "standard errors: those of an optimum, which these parameters are not",
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["gd", "nesterov", "momentum"])
+def test_who_sees_slopes_only_says_that_there_may_be_no_optimum(optimizer: str) -> None:
+    kept = real("breast_cancer")  # separable, which 30 rounds of descent do not show
+    notes = done(kept, model="logistic", optimizer=optimizer, l2=0.0, max_rounds=30).summary.notes
+    assert "there is none if the classes are separable: newton would tell, an `l2` above 0 makes one" in notes[0]
+    with pytest.raises(BadTraining, match="separable"):
+        done(kept, model="logistic", optimizer="newton", l2=0.0)
+    held = done(kept, model="logistic", optimizer=optimizer, l2=1.0, max_rounds=5).summary.notes
+    assert held[0].endswith("newton or lbfgs take fewer, or set a higher `max_rounds`")
+
+
+def test_epochs_that_ended_too_soon_are_told_and_others_are_not() -> None:
+    soon = done(real("wine"), model="mlp", hidden=[8]).summary.notes  # 60 steps
+    assert soon[0].startswith("epochs: the loss was still falling, ")
+    assert not done(real("wine"), model="softmax", optimizer="sgd", epochs=200).summary.notes[1:]
 
 
 def test_rounds_are_told_once_each_and_progress_is_the_last() -> None:

@@ -108,8 +108,8 @@ async def start(
 @output_options
 @with_client
 async def ls(client: Client, output: str) -> None:
-    """List the jobs that are there; those that are done stay, with their models, until they are removed."""
-    rows = [_row(status) for status in (await client.jobs.list()).values()]
+    """List the jobs that are there, the latest last; those that are done stay, with their models, until removed."""
+    rows = [_row(each) for each in sorted((await client.jobs.list()).values(), key=lambda each: each.dropped_ms)]
     write_rows(rows, output, empty="There are no jobs.", wide=WIDE)
 
 

@@ -109,7 +109,10 @@ def job_of(model: str, dataset: str, terms: Mapping[str, Any], by: str | None = 
         what, _, where = str(error).partition(" - at `$")
         place = where.rstrip("`").lstrip(".") or "job"
         expected = what.partition(", got `")[0].replace("`", "")
-        value = given.get(re.split(r"[.\[]", place)[0])
+        value: Any = given
+        for step in re.findall(r"\w+", place):  # to the very value, in records and lists
+            value = value[int(step)] if isinstance(value, list) and step.isdigit() else value
+            value = value.get(step) if isinstance(value, Mapping) else value
         raise BadTraining(f"{place}: {expected[0].lower()}{expected[1:]}, got {value!r}") from None
 
 

@@ -26,6 +26,7 @@ from zkd.errors import BadAnswers, BadTraining, NoOptimum
 from zkd.jobs import Job, Phase, Progress, Round, Summary
 from zkd.manifests import Manifest
 from zkd.models import story
+from zkd.models.advice import advice
 from zkd.models.answers import Answer, AnswerKind, answers_in
 from zkd.models.exchange import Spreads, Survey, context_id, context_out, question_out
 from zkd.models.explain import Explanation, explain
@@ -214,7 +215,8 @@ class Course:
         known = remarks(names, target, self.constant, self.suspicions, classes, self.straddled)
         if self.job.privacy is not None:
             known.append(f"private only to those who do not know the seed, {self.job.seed}, which stands in the job")
-        return [*known, *self.run.outcome.notes, *self.notes]
+        run, outcome = self.run, self.run.outcome
+        return [*known, *outcome.notes, *advice(run.plan, outcome, run.history), *self.notes]
 
     def trained(self) -> Trained:
         """What came of a course that is over."""
@@ -296,7 +298,7 @@ def _explained(course: Course, sums: Totals) -> Course:
         if run.outcome.is_approximate:
             notes = (
                 *notes,
-                "standard errors: those of an optimum, which these parameters are not meant to be",
+                "standard errors: those of an optimum, which these parameters are not",
             )
     return _shuffled(replace(course, explanation=told, notes=notes))
 

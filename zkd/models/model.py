@@ -49,7 +49,9 @@ class Model:
         if self.kind not in ("softmax", "mlp") and self.outputs != 1:
             raise BadTraining(f"model: {self.kind} has one output, got {self.outputs}")
         if self.kind == "mlp" and not (1 <= len(self.hidden) <= HIDDEN_MAX and min(self.hidden) >= 1):
-            raise BadTraining(f"model: a net has 1 to {HIDDEN_MAX} hidden layers, got {list(self.hidden)}")
+            raise BadTraining(
+                f"model: a net has 1 to {HIDDEN_MAX} hidden layers, got {list(self.hidden)}; set hidden, such as 32"
+            )
         if self.kind == "mlp" and not (self.intercept and self.outputs >= 1):
             raise BadTraining("model: a net has an intercept in each layer and at least one output")
         if self.kind != "mlp" and self.hidden:

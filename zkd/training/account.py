@@ -88,6 +88,7 @@ class Account:
         return lambda state: structs.replace(
             self._still(state),
             phase="done",
+            progress=_last(self.progress, summary),
             checkpoint=None,
             model=model,
             summary=summary,
@@ -112,3 +113,8 @@ class Account:
         """The last one, with the nodes that others have added meanwhile."""
         mine, there = self.checkpoint, state.checkpoint
         return there if mine is None or (there is not None and there.id == mine.id) else mine
+
+
+def _last(progress: Progress, summary: Summary) -> Progress:
+    """Also of the rounds since the last question, which only the summary knows."""
+    return structs.replace(progress, round=summary.rounds, waits_for=[])
