@@ -48,6 +48,8 @@ LAYERS = [
     {"holder"},
     # Rounds of training: the processes that compute them, and the coordinator of a job.
     {"training"},
+    # Requests for predictions: what waits, and the processes that answer.
+    {"serving"},
     # One file for each long-lived task of a daemon.
     {"node"},
     # Compose the halves of a node that keep data and train.
@@ -72,6 +74,7 @@ ONLY = {
         "zkd/tables/",
         "zkd/training/brain.py",
         "zkd/training/counter.py",
+        "zkd/serving/answering.py",
         "zkd/client/jobs.py",
         "zkd/client/outcomes.py",
         "zkd/client/predictions.py",

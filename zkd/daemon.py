@@ -33,6 +33,7 @@ from zkd import log as zkd_log
 from zkd.core import foreign
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
+from zkd.core.registry import ModelRef
 from zkd.credentials import read_auth, serving_context, tls_context
 from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
@@ -52,6 +53,8 @@ from zkd.node.sweeper import Sweeper
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.registry import FILE_BYTES_MAX, FILES_URL
+from zkd.serving.requests import read as read_request
+from zkd.serving.server import Answer, ModelServer
 from zkd.settings import Settings, address, changed, load, machine_bytes, with_live
 from zkd.store import BlobStore, CheckpointStore, DigestFiles, Home, SegmentCache, SegmentStore
 from zkd.trainer import Trainer
@@ -183,6 +186,7 @@ class Daemon:
             self.keeping.run(),
             self.trainer.run(),
             self.counters.run(),
+            self.serving.run(),
             self._follow_operator(),
             self._sweep(),
         ):
@@ -219,6 +223,16 @@ class Daemon:
         memory = machine_bytes() // 4 if training.memory is None else training.memory
         self.counters = Counters(parts, training.workers or settings.node.slots, memory, self._log)
         self.answers = Answers(self.counters)
+        serving = settings.serving
+        self.serving = ModelServer(
+            name,
+            self.keeping.registry,
+            self.keeping.model_keeper,
+            lambda: self.settings.serving,
+            machine_bytes() // 8 if serving.memory is None else serving.memory,
+            self._log,
+            not_serving=self._not_serving,
+        )
         provision = Provision(session, paths, parts, self._fetch_segment)
         self.executor = Executor(
             session,
@@ -305,6 +319,7 @@ class Daemon:
         await self.election.resign()
         await self.trainer.drain()
         self.answers.close("the node stops")
+        await self.serving.drain(self.settings.node.drain_timeout_s)
         await self.executor.drain(self.settings.node.drain_timeout_s)
         await self.executor.hand_back_strays()
         await self.heartbeat.remove()
@@ -536,6 +551,7 @@ class Daemon:
         from zkd.net.checkpoint_routes import checkpoint_routes
         from zkd.net.file_routes import file_routes
         from zkd.net.job_routes import job_routes
+        from zkd.net.predict_routes import predict_routes
         from zkd.net.round_routes import round_routes
         from zkd.net.server import serve
 
@@ -562,6 +578,7 @@ class Daemon:
                         ),
                         *checkpoint_routes(self._checkpoints, expect),
                         *job_routes(lambda *asked: self.trainer.follow(*asked), expect),
+                        *predict_routes(self._predict, lambda ref: self.serving.describe(ref), expect),
                         *round_routes(lambda *caller: self.answers.receive(*caller), expect),
                     ],
                 )
@@ -574,6 +591,17 @@ class Daemon:
 
     def _token(self) -> str | None:
         return self.membership.token if self.phase is not Phase.STARTING else None
+
+    async def _predict(self, ref: ModelRef, body: bytes, kind: str, key: str | None, arrived: float) -> Answer:
+        """The answer to a body that came by HTTP. Raises `NotPredicted`."""
+        request = read_request(body, kind)
+        return await self.serving.predict(ref, request._replace(key=request.key or key), arrived)
+
+    def _not_serving(self) -> str | None:
+        """Why this node answers no requests for predictions."""
+        if self.phase is Phase.STARTING:
+            return "the node starts"
+        return "the node is being drained" if self._state == "draining" else None
 
     async def _why(self, task_id: str) -> tuple[str | None, str | None]:
         """What the leader knows of a task's waiting, None if it has no time for that; or who leads, if we do not."""
@@ -629,6 +657,7 @@ class Daemon:
         yield from self.keeping.samples()
         yield from self.trainer.samples()
         yield from self.counters.samples()
+        yield from self.serving.samples()
         for (kernel, status), count in self.executor.tally.by_kernel.items():
             yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
 

@@ -344,6 +344,20 @@ class BadModel(ZkdError, ValueError):
     """A file or an object that is no model of ours, or one that zkd cannot express. The message says why."""
 
 
+class NotPredicted(ZkdError):
+    """A request for predictions that has no answer. `kind` is one word for programs:
+
+    bad_request, not_found, too_large: it will never have one; full, busy, late (there is no time before its deadline),
+    fetching, draining, unavailable: another node may have one at once, this one after `retry_after_s`; deadline: that
+    passed; failed: something went wrong here.
+    """
+
+    def __init__(self, kind: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+
+
 def by_code(classes: Sequence[type[ZooKeeperError]]) -> dict[int, type[ZooKeeperError]]:
     return {cls.code: cls for cls in classes if cls.code is not None}
 

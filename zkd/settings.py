@@ -218,6 +218,21 @@ class Training(Struct, frozen=True, kw_only=True):
     replicas: Annotated[int, Meta(ge=1, le=16), LIVE] = 2  # nodes that have a checkpoint before it counts
 
 
+class Serving(Struct, frozen=True, kw_only=True):
+    """`[serving]`: the processes that answer requests for predictions."""
+
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1  # started with the first request, ended when idle
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of BLAS in each
+    # Bytes of models that are open at a time, mapped and shared by all processes; if not said, an eighth of the
+    # machine's. The one used longest ago goes first.
+    memory: Annotated[int, Meta(ge=2**20, le=2**62), _check(_size)] | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=1024)] | None = None  # batches of one model at a time; as many as fit
+    queue_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000  # requests that wait for one model
+    queue_bytes_max: Annotated[int, Meta(ge=2**20), _check(_size)] = 64 * 2**20  # of requests, in all
+    target_ms: Annotated[float, Meta(gt=0, le=60_000)] = 10.0  # batches grow until one takes this long
+    deadline_ms: Annotated[float, Meta(gt=0, le=60_000), LIVE] = 1000.0  # of requests that say none
+
+
 class Log(Struct, frozen=True, kw_only=True):
     """`[log]`: what the daemon tells, on stderr."""
 
@@ -234,6 +249,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     tasks: Tasks = field(default_factory=Tasks)
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
+    serving: Serving = field(default_factory=Serving)
     log: Log = field(default_factory=Log)
 
 

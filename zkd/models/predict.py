@@ -32,7 +32,11 @@ class Predictions(NamedTuple):
 
 def predict(model: Model, w: Vector, columns: Sequence[Array], scaler: Scaler | None) -> Predictions:
     """Raises `BadTraining` for columns that do not fit. Of equal probabilities the first class wins."""
-    z = scores(model, w, columns, scaler)
+    return of_scores(model, scores(model, w, columns, scaler))
+
+
+def of_scores(model: Model, z: Matrix) -> Predictions:
+    """What scores (n, outputs) mean."""
     if model.kind == "linear" or (model.kind == "mlp" and model.outputs == 1):
         return Predictions(z, None, None, z[:, 0])
     if model.kind == "poisson":

@@ -228,7 +228,7 @@ class Trained:
             raise BadRecord("$.format", f"expected {FORMAT}, got {texts.get('format', 'nothing')[:40]!r}")
         try:
             plain = msgspec.json.decode(texts.get("zkd", ""), type=_File)
-            return _trained(plain, arrays)
+            return _trained(plain, arrays, data)
         except (msgspec.DecodeError, BadTraining, RecursionError, KeyError) as error:
             raise BadRecord("$.zkd", f"the model is damaged, or of another zkd: {str(error)[:500]}") from None
 
@@ -252,7 +252,7 @@ def rounds_out(rounds: Sequence[Round | story.Round]) -> Matrix:
     return np.array(rows, np.float64).reshape(-1, ROUND_NUMBERS)
 
 
-def _trained(plain: _File, arrays: Mapping[str, Array]) -> Trained:
+def _trained(plain: _File, arrays: Mapping[str, Array], data: Bytes) -> Trained:
     model = plain.model
     width = model.features
     if sum(max(many, 1) for _, many in plain.features) != width or min(many for _, many in plain.features) < 0:
@@ -280,7 +280,7 @@ def _trained(plain: _File, arrays: Mapping[str, Array]) -> Trained:
         importance = Importance(_floats(arrays, "importance", (width,)), plain.loss_of_importance)
     return Trained(
         model,
-        np.concatenate([layer.ravel() for layer in layers]),
+        _one_after_another(layers, data),
         scaler,
         _floats(arrays, "mean", (width,)),
         tuple(plain.classes),
@@ -299,6 +299,19 @@ def _trained(plain: _File, arrays: Mapping[str, Array]) -> Trained:
         Explanation(tuple(outputs), plain.deviation) if outputs else None,
         importance,
     )
+
+
+def _one_after_another(layers: Sequence[Array], data: Bytes) -> Vector:
+    """All parameters as one vector: where they lie in `data`, if they do so one after another, else copied."""
+    size, whole = sum(layer.size for layer in layers), np.frombuffer(data, np.uint8)
+    at = start = layers[0].ctypes.data - whole.ctypes.data
+    for layer in layers:
+        if layer.ctypes.data - whole.ctypes.data != at:
+            return np.concatenate([layer.ravel() for layer in layers])
+        at += layer.nbytes
+    if start < 0 or at > len(whole):
+        return np.concatenate([layer.ravel() for layer in layers])
+    return np.frombuffer(data, np.float64, size, start)
 
 
 def _rounds(rows: Matrix) -> tuple[Round, ...]:

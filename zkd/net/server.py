@@ -5,6 +5,7 @@
     ... /v1/segments/<id>     parts of datasets: zkd.net.segment_routes
     GET /v1/datasets/<name>/<version>/rows    rows by key: zkd.net.row_routes
     ... /v1/model-files/<id>  files of registered models: zkd.net.file_routes
+    ... /v1/models/<ref>      what they say of rows: zkd.net.predict_routes
     ... /v1/checkpoints/<job>/<id>    files of training jobs: zkd.net.checkpoint_routes
     GET /v1/jobs/<id>/rounds  how a training job gets on, live: zkd.net.job_routes
     GET /v1/rounds/<job>      rounds of training, a WebSocket: zkd.net.round_routes
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -39,6 +41,7 @@ from zkd.store import BlobFormat, BlobStore, SegmentStore, is_digest
 if TYPE_CHECKING:
     import ssl
 
+_HISTOGRAM = re.compile(r"_(bucket|count|sum)$")
 CHUNK = 1 << 18
 HANDSHAKE_S = 10.0  # of TLS; who is slower has a connection that nobody counts
 READ_BYTES = 1 << 18  # of a body come in while what came before is hashed and written
@@ -177,13 +180,16 @@ class _Refusal(asyncio.Protocol):
 
 
 def exposition(samples: Iterable[Sample]) -> str:
-    """Samples in Prometheus' text format; a name that ends in ``_total`` is a counter, others are gauges."""
+    """Samples in Prometheus' text format; a name that ends in ``_total`` is a counter, one that ends in ``_bucket``
+    and has ``le`` belongs to a histogram with its ``_count`` and ``_sum``, others are gauges."""
     lines = []
     seen: set[str] = set()
     for name, labels, value in sorted(samples, key=lambda sample: sample[0]):
-        if name not in seen:
-            seen.add(name)
-            lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
+        family = _HISTOGRAM.sub("", name) if "le" in labels or _HISTOGRAM.sub("", name) in seen else name
+        if family not in seen:
+            seen.add(family)
+            kind = "histogram" if family != name else "counter" if name.endswith("_total") else "gauge"
+            lines.append(f"# TYPE {family} {kind}")
         inner = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
         lines.append(f"{name}{{{inner}}} {value:g}" if inner else f"{name} {value:g}")
     return "\n".join(lines) + "\n"

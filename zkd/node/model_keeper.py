@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger as Log
@@ -74,6 +75,8 @@ class ModelKeeper:
         self._verified_at: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
         self._fetching: set[str] = set()
+        self._asked: dict[str, int] = {}  # files that belong elsewhere, and are wanted here now
+        self._faults: dict[str, str] = {}  # of the last try
         self._turns = asyncio.Semaphore(FETCHES_AT_ONCE)
         self._listeners: list[Callable[[], None]] = []
         self.wanted: dict[str, int] = {}  # that belong here, with their sizes
@@ -87,6 +90,29 @@ class ModelKeeper:
         """Call back after files came or went, until the returned function is called."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def path(self, file_id: str) -> Path | None:
+        """Where a file is, if it is here and good."""
+        return self._store.path(file_id)
+
+    async def bring(self, file_id: str, size: int) -> None:
+        """Returns when this file is here, wherever it belongs. Unbounded: the caller knows how long he has.
+
+        Raises `DataUnavailable` when no node has it.
+        """
+        came = asyncio.Event()
+        unsubscribe = self.subscribe(came.set)
+        self._faults.pop(file_id, None)
+        self._asked[file_id] = size
+        self._wake.set()
+        try:
+            while self._store.path(file_id) is None:
+                if file_id in self._faults:
+                    raise DataUnavailable(self._faults[file_id])
+                await came.wait()
+                came.clear()
+        finally:
+            unsubscribe()
 
     async def run(self) -> None:
         """Ends only by cancellation."""
@@ -106,7 +132,8 @@ class ModelKeeper:
 
     async def _round(self, group: asyncio.TaskGroup, http: aiohttp.ClientSession) -> None:
         needed = needs(self._models().values())
-        self.wanted = wanted(needed, self._node, self._keepers())
+        self._asked = {file_id: size for file_id, size in self._asked.items() if file_id in needed}
+        self.wanted = self._asked | wanted(needed, self._node, self._keepers())
         await self._verify(needed)
         now = self._now()
         missing = [
@@ -171,11 +198,14 @@ class ModelKeeper:
             await fetch_into(self._store, http, urls, self._token() or "", file_id, size)
         except (DataUnavailable, OSError) as error:
             self._retry_at[file_id] = self._now() + RETRY_S
+            self._faults[file_id] = str(error)[:500]
             self._log.warning("model_file.not_fetched", file=file_id, error=str(error)[:500])
+            self._tell()
             return
         self.fetched += 1
         self._verified_at[file_id] = self._now()
         self._retry_at.pop(file_id, None)
+        self._faults.pop(file_id, None)
         self._log.info("model_file.fetched", file=file_id, took_s=round(self._now() - began, 3))
         self._tell()
 

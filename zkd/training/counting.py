@@ -241,7 +241,7 @@ class Counter:
         if process is None or not self._shares:
             self._ticks = -1
             return
-        found = _state(process.pid)
+        found = state_of(process.pid)
         if found is None:
             return
         state, ticks = found
@@ -256,7 +256,7 @@ class Counter:
         self._log.info("counter.printed", counter=self.number, line=line)
 
 
-def _state(pid: int) -> tuple[str, int] | None:
+def state_of(pid: int) -> tuple[str, int] | None:
     """The letter of a process's state, and the ticks of processor time that it has had."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -5,9 +5,9 @@
         frame = await brain.receive()            # Frame(kind, head, bodies); raises ProcessEnded when it is no more
 
 The child is a Python of its own (`python -P -m MODULE FD PARENT`, see `zkd.training.child`), started with exec, its
-BLAS with one thread; it dies with this process. Its end is known by its pidfd, not by SIGCHLD, which belongs to the
-program that this is part of. Nothing here blocks the loop for longer than a start takes, some milliseconds, and nothing
-here imports numpy.
+BLAS with one thread if nobody says otherwise; it dies with this process. Its end is known by its pidfd, not by SIGCHLD,
+which belongs to the program that this is part of. Nothing here blocks the loop for longer than a start takes, some
+milliseconds, and nothing here imports numpy.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Process:
     sentence that says how it ended; awaiting it directly is fine, cancelling it is not: shield it.
     """
 
-    def __init__(self, module: str, *, printed: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self, module: str, *, printed: Callable[[str], None] = lambda line: None, blas_threads: int = 1
+    ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._printed = printed
         self.ended: asyncio.Future[str] = loop.create_future()
@@ -56,7 +58,7 @@ class Process:
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())],
-                    env=worker_environment(os.environ, blas_threads=1),
+                    env=worker_environment(os.environ, blas_threads),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=print_fd,

@@ -1,0 +1,399 @@
+"""A node's model server: requests for predictions in, answers out, whichever registered model they are about.
+
+    predict -> which version (routing) -> its file, fetched if need be -> queue (zkd.core.batching) -> process -> answer
+
+The daemon looks at no number: rows go as they came to a process, answers as they come from it to whoever asked. Each
+request ends before its deadline, with an answer or with `NotPredicted`. What a process took with it when it ended is
+asked once more, of the next one; a request whose process ended twice has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from structlog.typing import FilteringBoundLogger as Log
+
+from zkd.core.batching import Batch, Batching, Waiting
+from zkd.core.loaded import Loaded
+from zkd.core.registry import ModelRef, Registered
+from zkd.errors import DataUnavailable, ModelNotFound, NotPredicted, ZooKeeperError
+from zkd.registry import ModelVersion
+from zkd.serving.metrics import Metrics
+from zkd.serving.replica import Outcome, Replica
+from zkd.serving.requests import JSON_TYPE, TENSORS_TYPE, Request
+from zkd.serving.routing import Observe, Route, Router, unobserved
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zkd.settings import Serving
+
+IDLE_S: Final = 60.0  # without a request
+LOOK_S: Final = 0.1  # at processes that owe something
+DEATHS_MAX: Final = 2  # of processes, from one request
+RETRY_S: Final = 0.1  # at least, after a refusal
+LOOK_UP_S: Final = 1.0  # for a model that is not known here yet
+LOOKS_AT_ONCE: Final = 4
+LATENCIES: Final = 64  # that the median is of
+
+
+class Files(Protocol):
+    """Where models lie; see `zkd.node.model_keeper`."""
+
+    def path(self, file_id: str) -> Path | None: ...
+
+    async def bring(self, file_id: str, size: int) -> None:
+        """Returns when it is here. Raises `DataUnavailable` when nobody has it."""
+
+
+class Models(Protocol):
+    """See `zkd.node.registry_view`."""
+
+    @property
+    def models(self) -> Mapping[str, Registered]: ...
+
+    async def look(self, name: str) -> None: ...
+
+
+class Answer(NamedTuple):
+    body: bytes | memoryview
+    content_type: str
+    load: str
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A request on its way."""
+
+    request: Request
+    version: ModelVersion
+    about: dict[str, Any]
+    future: asyncio.Future[tuple[Outcome, memoryview]]
+
+
+class ModelServer:
+    """`not_serving` says why this node answers nothing, or None."""
+
+    def __init__(
+        self,
+        node: str,
+        models: Models,
+        files: Files,
+        settings: Callable[[], Serving],
+        memory: int,
+        log: Log,
+        *,
+        not_serving: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        first = settings()
+        self._node = node
+        self._models = models
+        self._files = files
+        self._settings = settings
+        self._log = log
+        self._not_serving = not_serving
+        self._batching = Batching(
+            target_s=first.target_ms / 1e3,
+            requests_max=first.queue_max,
+            bytes_max=first.queue_bytes_max,
+            concurrency=first.concurrency or 2 * first.processes,
+            processes=first.processes,
+        )
+        self._loaded = Loaded(memory)
+        self._replicas = [
+            Replica(number, first.threads, log, self._answered, self._ended) for number in range(first.processes)
+        ]
+        self._pending: dict[Waiting, _Pending] = {}
+        self._held: Batch | None = None  # taken, and there was no room for its model
+        self._group: asyncio.TaskGroup | None = None
+        self._looks = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._used_at = 0.0
+        self._closed_for = ""
+        self._latencies: dict[str, deque[float]] = {}
+        self.router: Router = Router()
+        self.observe: Observe = unobserved
+        self.metrics = Metrics()
+
+    async def run(self) -> None:
+        """Look after the processes. Ends only by cancellation, and then none is left."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                while True:
+                    await asyncio.sleep(LOOK_S if self._pending else 10 * LOOK_S)
+                    for replica in self._replicas:
+                        replica.look(loop.time())
+                    if not self._pending and loop.time() - self._used_at >= IDLE_S:
+                        self._retire()
+        finally:
+            self._group = None
+            self.close("the node stops")
+            await asyncio.gather(*(replica.gone() for replica in self._replicas))  # in a second, or they are killed
+
+    def close(self, why: str) -> None:
+        """Nothing more is taken. What was, is answered."""
+        self._closed_for = self._closed_for or why
+
+    async def drain(self, within_s: float) -> None:
+        """Take nothing more, and return when all is answered; or after so long, when it is refused."""
+        self.close("the node stops")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._pending:
+                    await asyncio.wait({pending.future for pending in self._pending.values()})
+                    await asyncio.sleep(0)
+        for pending in list(self._pending.values()):
+            if not pending.future.done():
+                pending.future.set_exception(NotPredicted("draining", "the node stops", RETRY_S))
+
+    # --- Requests ---------------------------------------------------------------------------------------
+
+    async def predict(self, ref: ModelRef, request: Request, arrived: float) -> Answer:
+        """The answer to a request that came at this time of the loop. Raises `NotPredicted`."""
+        deadline = arrived + (request.deadline_s or self._settings().deadline_ms / 1e3)
+        model = await self.registered(ref.name, deadline)
+        try:
+            route = self.router.route(model, ref, request.key)
+        except ModelNotFound as error:
+            raise NotPredicted("not_found", str(error)) from None
+        outcome, body, load = await self.ask(ref, route, request, arrived, deadline)
+        if outcome.kind:
+            raise NotPredicted(outcome.kind, outcome.why)
+        return Answer(body, JSON_TYPE if request.form == "json" else TENSORS_TYPE, load)
+
+    async def ask(
+        self, ref: ModelRef, route: Route, request: Request, arrived: float, deadline: float
+    ) -> tuple[Outcome, memoryview, str]:
+        """Have one version asked, counted and observed. Raises `NotPredicted` for what is not the request's fault."""
+        loop = asyncio.get_running_loop()
+        kind, outcome = "failed", Outcome()
+        try:
+            outcome, body = await self._asked(ref, route, request, arrived, deadline)
+            kind = outcome.kind or "ok"
+        except NotPredicted as error:
+            kind = error.kind
+            raise
+        except asyncio.CancelledError:
+            kind = "gone"
+            raise
+        finally:
+            took_s = loop.time() - arrived
+            self.metrics.ended(ref.name, route.number, kind, took_s, outcome.rows)
+            if kind == "ok":
+                self._latencies.setdefault(ref.name, deque(maxlen=LATENCIES)).append(took_s)
+            self.observe(ref, route, kind, took_s, outcome.sample)
+        return outcome, body, self.load(ref.name)
+
+    async def _asked(
+        self, ref: ModelRef, route: Route, request: Request, arrived: float, deadline: float
+    ) -> tuple[Outcome, memoryview]:
+        loop = asyncio.get_running_loop()
+        self._used_at = loop.time()
+        why = self._closed_for or self._not_serving()
+        if why:
+            raise NotPredicted("draining", why, 1.0)
+        version = route.version
+        if version.file.size > self._loaded.bytes_max:
+            raise NotPredicted(
+                "failed",
+                f"{ref}: a model of {version.file.size} bytes, where serving.memory is {self._loaded.bytes_max}",
+            )
+        await self._here(version, deadline)
+        waiting = Waiting(
+            (version.file.id, "attributions" in (request.want or ())), len(request.rows), arrived, deadline
+        )
+        refused = self._batching.admit(waiting, loop.time())
+        if refused is not None:
+            self.metrics.shed(refused.why)
+            raise NotPredicted(refused.why, REFUSALS[refused.why], max(RETRY_S, refused.wait_s))
+        about = {
+            "model": ref.name,
+            "version": route.number,
+            "alias": ref.alias,
+            "is_canary": route.is_canary,
+            "node": self._node,
+        }
+        pending = self._pending[waiting] = _Pending(request, version, about, loop.create_future())
+        try:
+            self._pump()
+            async with asyncio.timeout_at(deadline):
+                return await pending.future
+        except TimeoutError:
+            raise NotPredicted("deadline", f"no answer within {deadline - arrived:.3f} s") from None
+        finally:
+            del self._pending[waiting]
+            self._batching.forget(waiting)
+
+    async def registered(self, name: str, deadline: float) -> Registered:
+        """What is registered under this name; looked up in the tree, if it is not known here yet."""
+        found = self._models.models.get(name)
+        if found is None or not found.versions:
+            try:
+                async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + LOOK_UP_S)):
+                    async with self._looks:
+                        await self._models.look(name)
+            except (TimeoutError, ZooKeeperError) as error:
+                raise NotPredicted(
+                    "unavailable", f"model {name} is not known here, and cannot be looked up: {error}", 1.0
+                ) from None
+            found = self._models.models.get(name)
+        if found is None or not found.versions:
+            raise NotPredicted("not_found", f"there is no model {name}")
+        return found
+
+    async def _here(self, version: ModelVersion, deadline: float) -> None:
+        if self._files.path(version.file.id) is not None:
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._files.bring(version.file.id, version.file.size)
+        except TimeoutError:
+            raise NotPredicted("fetching", "the model's file is being fetched", 1.0) from None
+        except DataUnavailable as error:
+            raise NotPredicted("fetching", f"the model's file cannot be had now: {error}", 1.0) from None
+
+    async def describe(self, ref: ModelRef) -> dict[str, Any]:
+        """What is served under this name. Raises `NotPredicted`."""
+        model = await self.registered(ref.name, asyncio.get_running_loop().time() + LOOK_UP_S)
+        try:
+            number = model.number(ref)
+        except ModelNotFound as error:
+            raise NotPredicted("not_found", str(error)) from None
+        version = model.versions[number]
+        alias = None if ref.alias is None else model.aliases[ref.alias]
+        return {
+            "model": ref.name,
+            "version": number,
+            "alias": ref.alias,
+            "canary": None if alias is None else alias.canary,
+            "kind": version.kind,
+            "features": [{"name": feature.name, "width": feature.width} for feature in version.features],
+            "outputs": version.outputs,
+            "classes": version.classes,
+            "file": version.file,
+            "node": self._node,
+            "is_here": self._files.path(version.file.id) is not None,
+            "load": self.load_of(ref.name),
+        }
+
+    def load(self, name: str) -> str:
+        """What a client compares two nodes by."""
+        said = self.load_of(name)
+        return f"queued={said['queued']:g}; p50_ms={said['p50_ms']:g}"
+
+    def load_of(self, name: str) -> dict[str, float]:
+        latencies = sorted(self._latencies.get(name, ()))
+        p50_s = latencies[len(latencies) // 2] if latencies else 0.0
+        return {"queued": len(self._pending), "p50_ms": round(p50_s * 1e3, 3)}
+
+    # --- Batches ----------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Give processes what waits. Never waits itself."""
+        now = asyncio.get_running_loop().time()
+        for replica in self._replicas:
+            while replica.has_room:
+                batch, self._held = self._held or self._batching.take(now), None
+                if batch is None:
+                    return
+                if not self._give(replica, batch):
+                    self._held = batch
+                    return
+        if self._batching.requests and self._group is not None:
+            idle = next((replica for replica in self._replicas if not replica.is_served), None)
+            if idle is not None:
+                idle.is_served = True
+                self._group.create_task(idle.serve(self._ready))
+
+    def _ready(self) -> bool:
+        self._pump()
+        return bool(self._pending)
+
+    def _give(self, replica: Replica, batch: Batch) -> bool:
+        """Whether there was room for its model."""
+        batch.requests[:] = [each for each in batch.requests if each in self._pending]
+        if not batch.requests:
+            self._batching.drop(batch)
+            return True
+        all_pending = [self._pending[each] for each in batch.requests]
+        version = all_pending[0].version
+        file = version.file.id
+        path = self._files.path(file)
+        if path is None:
+            self._batching.drop(batch)
+            self._fail(batch.requests, NotPredicted("fetching", "the model's file went, and is fetched again", 1.0))
+            return True
+        in_use = set[str]().union(*(each.in_use for each in self._replicas))
+        going = self._loaded.use(file, version.file.size, in_use)
+        if going is None:
+            return False
+        for each in self._replicas:
+            for other in going:
+                each.drop(other)
+        replica.load(file, str(path), version)
+        asks = [
+            {
+                "form": each.request.form,
+                "want": each.request.want,
+                "missing": each.request.missing,
+                "arrived": waiting.arrived,
+                "about": each.about,
+            }
+            for each, waiting in zip(all_pending, batch.requests, strict=True)
+        ]
+        replica.give(batch, file, asks, [each.request.rows for each in all_pending])
+        return True
+
+    def _answered(
+        self, batch: Batch, seconds: float, outcomes: Sequence[Outcome], bodies: Sequence[memoryview]
+    ) -> None:
+        self._batching.done(batch, seconds)
+        self.metrics.batch(len(batch.requests), sum(each.rows for each in outcomes), seconds)
+        for waiting, outcome, body in zip(batch.requests, outcomes, bodies, strict=True):
+            pending = self._pending.get(waiting)
+            if pending is not None and not pending.future.done():
+                pending.future.set_result((outcome, body))
+        self._pump()
+
+    def _ended(self, replica: Replica, lost: Sequence[Batch], how: str) -> None:
+        """A process has died, with these batches; the first is to blame."""
+        for place, batch in reversed(list(enumerate(lost))):
+            is_first = place == 0
+            dead = [each for each in batch.requests if is_first and each.deaths + 1 >= DEATHS_MAX]
+            batch.requests[:] = [each for each in batch.requests if each in self._pending and each not in dead]
+            self._batching.give_back(batch, is_to_blame=is_first)
+            self._fail(dead, NotPredicted("failed", f"its process ended {DEATHS_MAX} times: {how}"[:1000]))
+        self._pump()
+
+    def _fail(self, requests: Sequence[Waiting], error: NotPredicted) -> None:
+        for each in requests:
+            pending = self._pending.get(each)
+            if pending is not None and not pending.future.done():
+                pending.future.set_exception(error)
+
+    def _retire(self) -> None:
+        for replica in self._replicas:
+            replica.retire()
+        self._loaded.close_all()
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        yield "zkd_serving_processes", {}, sum(replica.is_alive for replica in self._replicas)
+        yield "zkd_serving_process_deaths_total", {}, sum(replica.died for replica in self._replicas)
+        yield "zkd_serving_requests_waiting", {}, len(self._pending)
+        yield "zkd_serving_models_loaded", {}, len(self._loaded)
+        yield "zkd_serving_models_loaded_bytes", {}, self._loaded.size
+        yield "zkd_serving_models_evicted_total", {}, self._loaded.evicted
+        yield from self.metrics.samples()
+
+
+REFUSALS: Final = {
+    "full": "as many requests wait for this model as may: serving.queue_max",
+    "busy": "as many bytes of requests wait as may: serving.queue_bytes_max",
+    "late": "there is too much before it to meet its deadline",
+}
