@@ -43,7 +43,7 @@ LAYERS = [
     {"workers", "store", "zk", "net"},
     # The transactions that change a task's outcome, shared by its holder and the leader; what all the leader's duties
     # have in common.
-    {"endings", "leading", "children"},
+    {"endings", "leading", "children", "access"},
     # What a holder knows and decides by itself.
     {"holder"},
     # Rounds of training: the processes that compute them, and the coordinator of a job.

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from zkd import credentials, settings
 from zkd.daemon import memory_of
 from zkd.errors import BadSettings
-from zkd.settings import KEYS, Node, Settings, Tls, ZooKeeper, changed, flat, load, load_with_origins
+from zkd.settings import KEYS, Access, Node, Settings, Tls, ZooKeeper, changed, flat, load, load_with_origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,7 +233,8 @@ def test_a_change_is_live_or_needs_a_restart() -> None:
 
 
 def test_flat_lists_every_setting() -> None:
-    assert set(flat(Settings(zookeeper=ZooKeeper(tls=Tls()), node=Node(tls=Tls())))) == set(KEYS)
+    zookeeper = ZooKeeper(tls=Tls(), access=Access(daemons=["world:anyone"]))
+    assert set(flat(Settings(zookeeper=zookeeper, node=Node(tls=Tls())))) == set(KEYS)
 
 
 # --- Secrets -----------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd import log as zkd_log
+from zkd.access import policy
 from zkd.core import foreign
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
@@ -170,8 +171,9 @@ class Daemon:
             Session(
                 zookeeper.hosts,
                 timeout_s=zookeeper.session_timeout_s,
-                auth=read_auth(zookeeper),
+                auth=(auth := read_auth(zookeeper)),
                 tls=tls_context(zookeeper.tls),
+                acl=policy(zookeeper.access, self._paths, is_proved=bool(auth or zookeeper.tls)),
             )
         )
         self._compose()

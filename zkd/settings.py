@@ -139,6 +139,21 @@ class Tls(Struct, frozen=True, kw_only=True):
     verify_hostname: bool = True  # off only where certificates carry other names
 
 
+Identity = Annotated[str, Meta(pattern=r"^(world:anyone|digest:[^:\s]+:[A-Za-z0-9+/]{27}=|(ip|x509|sasl):\S.*)$")]
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """`[zookeeper.access]`: identities as ZooKeeper writes them, scheme:id. Present means that the tree is not open.
+
+    The same on all nodes and for all clients; `zkd init` gives what is there already its ACLs. See docs/security.md.
+    """
+
+    daemons: Annotated[list[Identity], Meta(min_length=1)]  # all rights
+    operators: list[Identity] = []  # all rights
+    submitters: list[Identity] = []  # drop work and data, read results
+    readers: list[Identity] = []  # read
+
+
 class ZooKeeper(Struct, frozen=True, kw_only=True):
     """`[zookeeper]`: the ensemble."""
 
@@ -148,6 +163,7 @@ class ZooKeeper(Struct, frozen=True, kw_only=True):
     session_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 6.0
     auth_file: str | None = None  # lines of scheme:user:password
     tls: Tls | None = None
+    access: Access | None = None
 
 
 class Node(Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ COMMANDS = {
     "predict": ("predict", "Make a dataset of what a model says of another one, or say how good it is."),
     "node": ("node", "Drain, cordon and uncordon nodes."),
     "limit": ("limit", "Bound how much of a kernel's work the cluster takes on."),
+    "init": ("init", "Give the tree the ACLs of the settings, or say where it has others."),
     "dev": ("dev", "Start a whole cluster on this machine, with nothing to configure."),
     "daemon": ("daemon", "Run a node."),
     "schema": ("schema", "Print the JSON Schema of a record, such as task or result."),

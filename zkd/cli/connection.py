@@ -83,6 +83,7 @@ def client_for(settings: Settings) -> Client:
         auth=read_auth(zookeeper),
         tls=tls_context(zookeeper.tls),
         data_tls=tls_context(settings.node.tls, section="node.tls"),
+        access=zookeeper.access,
     )
 
 

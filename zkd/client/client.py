@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from zkd import codec
+from zkd.access import policy
 from zkd.client import asking
 from zkd.client.again import retry
 from zkd.client.calls import Calls, TaskOptions
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from zkd.client.dataset import Dataset
     from zkd.client.terms import Terms
+    from zkd.settings import Access
     from zkd.zk import Znode
 
 DEFAULT_HOSTS = "127.0.0.1:2181"
@@ -69,7 +71,8 @@ class Client:
     `hosts` is ``host:port,host:port``; by default $ZKD_HOSTS, else a ZooKeeper on this machine. Entering waits
     up to `connect_timeout_s` for a connection and raises `Unavailable` if there is none. Later failures of
     servers and connections are bridged: a call goes on when the connection is back. `submitter` names whose tasks
-    these are, for taking turns with others'. `tls` is for ZooKeeper, `data_tls` for what goes to nodes by HTTP.
+    these are, for taking turns with others'. `tls` is for ZooKeeper, `data_tls` for what goes to nodes by HTTP;
+    `access` says with which ACLs znodes are made (docs/security.md).
     """
 
     def __init__(
@@ -83,12 +86,14 @@ class Client:
         auth: Sequence[tuple[str, bytes]] = (),
         tls: ssl.SSLContext | None = None,
         data_tls: ssl.SSLContext | None = None,
+        access: Access | None = None,
     ) -> None:
         self.hosts = hosts or os.environ.get("ZKD_HOSTS") or DEFAULT_HOSTS
         self.paths = Paths(root)
         self.data_tls = data_tls
         self.session_timeout_s = session_timeout_s  # as asked for; `session.timeout_s` is what the server gave
-        self.session = Session(self.hosts, timeout_s=session_timeout_s, auth=auth, tls=tls)
+        acl = policy(access, self.paths, is_proved=bool(auth or tls))
+        self.session = Session(self.hosts, timeout_s=session_timeout_s, auth=auth, tls=tls, acl=acl)
         self._submitter = submitter
         self._connect_timeout_s = connect_timeout_s
         self._stack = AsyncExitStack()

@@ -15,9 +15,9 @@ from zkd.zk import wire
 from zkd.zk.values import Check, Create, Created, Delete, SetData, Stat, Znode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from zkd.zk.values import Op
+    from zkd.zk.values import Acl, Op
 
 # One multiRead has at most so many paths, so that its reply keeps below wire.REPLY_BYTES_MAX.
 PATHS_A_READ = 128
@@ -32,7 +32,8 @@ _ERROR = -1
 _NOT_THE_CULPRIT = (0, -2)
 
 
-def encode_multi(ops: Sequence[Op]) -> bytes:
+def encode_multi(ops: Sequence[Op], acl: Callable[[str], Sequence[Acl]] | None = None) -> bytes:
+    """`acl` gives that of a znode to be made, where the operation says none."""
     parts: list[bytes] = []
     for op in ops:
         match op:
@@ -41,8 +42,9 @@ def encode_multi(ops: Sequence[Op]) -> bytes:
             case Delete():
                 parts += (_DELETE, wire.encode_versioned(op.path, op.version))
             case Create():
+                entries = op.acl if op.acl is not None or acl is None else acl(op.path)
                 opcode, body = wire.encode_create(
-                    op.path, op.data, op.ephemeral, op.sequential, op.container, op.ttl_ms, op.acl
+                    op.path, op.data, op.ephemeral, op.sequential, op.container, op.ttl_ms, entries
                 )
                 parts += (_CREATE[opcode], body)
             case Check():

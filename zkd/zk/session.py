@@ -57,9 +57,12 @@ class Session:
         auth: Sequence[tuple[str, bytes]] = (),
         tls: ssl.SSLContext | None = None,
         resume: Credentials | None = None,
+        acl: Callable[[str], Sequence[Acl]] | None = None,
         clock: Callable[[], float] = boottime,
         rng: random.Random | None = None,
     ) -> None:
+        """`acl` gives that of a znode to be made at a path, where the caller says none; without it, open to anyone."""
+        self._acl = acl
         self._link = Link(
             hosts, timeout_s=timeout_s, auth=auth, tls=tls, resume=resume, clock=clock, rng=rng or random.Random()
         )
@@ -281,6 +284,8 @@ class Session:
         timeout_s: float | None = None,
         within: int | None = None,
     ) -> Created:
+        if acl is None and self._acl is not None:
+            acl = self._acl(path)
         opcode, body = wire.encode_create(path, data, ephemeral, sequential, container, ttl_ms, acl)
         result: Created = await self._send(opcode, body, wire.decode_created, path, True, timeout_s, within)
         return result
@@ -304,7 +309,7 @@ class Session:
         """All of the operations or none of them: `MultiFailed` says which one failed, and why."""
         if not ops:
             return []
-        body = multi.encode_multi(ops)
+        body = multi.encode_multi(ops, self._acl)
         path = ops[0].path
         results: list[Any] = await self._send(wire.MULTI, body, multi.decode_results, path, True, timeout_s, within)
         multi.settle(ops, results)
