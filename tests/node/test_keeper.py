@@ -168,14 +168,14 @@ async def test_what_a_single_node_was_given_is_copied_when_another_comes(crew: C
     await depot.ringed("a")
     async with Client(crew.site.settings("a", 1).zookeeper.hosts, depot.user.paths.root) as client:
         dataset = await client.datasets.put("d", {"x": np.arange(1000)}, parts=4)
-        assert (await dataset.stat()).health == "degraded"
-        await crew.start("b")
 
-        async def is_mended() -> bool:
+        async def has(health: str, copies: int) -> bool:
             stat = await dataset.stat()
-            return (stat.health, stat.copies) == ("full", [2] * 4)
+            return (stat.health, stat.copies) == (health, [copies] * 4)
 
-        await until(is_mended, 10.0, "both copies of all parts")
+        await until(lambda: has("degraded", 1), 30.0, "the only node says what it holds")
+        await crew.start("b")
+        await until(lambda: has("full", 2), 30.0, "both copies of all parts")
     assert depot.lying("b") == depot.lying("a") == {ref.id for part in dataset.segments for ref in part}
 
 

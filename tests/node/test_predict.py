@@ -126,7 +126,16 @@ async def test_predictions_are_a_dataset_with_the_bits_of_one_process(site: Site
         row = await out.get(int(TABLE["id"][17]))
         assert row["prediction"].tolist() == read["prediction"][17:18].tolist()
         assert (await out.verify()).bad == []
-        assert (await out.stat()).health == "full"
+        await full(out)
+
+
+async def full(dataset: Dataset) -> None:
+    """Until its nodes have said what they hold: both copies are durable before, and said to be a little later."""
+
+    async def is_full() -> bool:
+        return (await dataset.stat()).health == "full"
+
+    await until(is_full, 30.0, f"{dataset.name} is full")
 
 
 async def test_the_same_again_is_what_is_there_and_another_needs_to_be_asked_for(site: Site, client: Client) -> None:
