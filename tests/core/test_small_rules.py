@@ -1,4 +1,4 @@
-"""The server's clock, the queue of candidates, and a node's pace."""
+"""The server's clock, and a node's pace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from zkd.core.clock import ServerClock
 from zkd.core.credits import AHEAD_MAX, LEAD_S, Lead, Pace
-from zkd.core.queueing import Standing, sequence, standing
 
 
 def test_an_age_is_nought_until_the_servers_clock_was_seen() -> None:
@@ -47,52 +46,6 @@ def test_a_znode_is_as_old_at_least_as_the_first_leader_after_its_own_is_known()
     clock.observe(0, 8.0, 5 << 32)
     assert clock.age_s(123, 9.0, 3 << 32) == pytest.approx(4.0)
     assert clock.age_s(123, 9.0, 6 << 32) == 0.0  # of a leader that is yet to be met
-
-
-def names(*numbers: int, prefix: str = "n-") -> list[str]:
-    return [f"{prefix}{number:010}" for number in numbers]
-
-
-def test_the_lowest_number_holds_and_the_next_watches_it() -> None:
-    children = names(30, 10, 20)
-    assert standing(children, "n-0000000010") == Standing(True, None)
-    assert standing(children, "n-0000000020") == Standing(False, "n-0000000010")
-    assert standing(children, "n-0000000030") == Standing(False, "n-0000000020")
-
-
-def test_names_do_not_decide_only_numbers_do() -> None:
-    children = [*names(2, prefix="a-"), *names(1, prefix="z-")]
-    assert standing(children, "z-0000000001") == Standing(True, None)
-
-
-def test_who_is_not_in_the_queue_has_no_standing() -> None:
-    assert standing(names(1), "n-0000000002") is None
-
-
-def test_foreign_children_are_passed_over() -> None:
-    foreign = ["junk", "", "n-000000001", f"n-{'²' * 10}", f"n-{'٣' * 10}"]
-    assert standing([*foreign, *names(5)], "n-0000000005") == Standing(True, None)
-
-
-def test_a_name_without_digits_is_refused() -> None:
-    with pytest.raises(ValueError, match="ends in 10 digits"):
-        sequence("leader")
-
-
-@given(st.sets(st.integers(0, 2**31 - 1), min_size=1, max_size=20), st.integers(1, 5))
-def test_as_many_hold_as_there_are_places_and_each_other_watches_one_that_counts(
-    numbers: set[int], places: int
-) -> None:
-    children = names(*numbers)
-    stands = {child: standing(children, child, places) for child in children}
-    assert sum(s is not None and s.is_held for s in stands.values()) == min(places, len(children))
-    watched = [s.watch for s in stands.values() if s is not None and not s.is_held]
-    assert len(set(watched)) == len(watched)  # one departure wakes one waiter
-    for child, s in stands.items():
-        if s is not None and s.watch is not None:
-            rest = [other for other in children if other != s.watch]
-            ahead = sum(other < child for other in rest)
-            assert ahead < len([other for other in children if other < child])
 
 
 @given(st.lists(st.floats(0.0, 2.0), min_size=1, max_size=60))

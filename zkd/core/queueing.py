@@ -1,9 +1,14 @@
-"""Who holds what a queue of sequential znodes grants, and whom the others watch.
+"""Who holds what a line of sequential znodes grants, and whom the others watch.
 
-One rule serves election and, with more than one place, semaphores: sort by the sequence number that
-ZooKeeper appended; the first `places` hold; everyone else watches the znode whose departure would let
-them in, and nobody else's, so that one departure wakes one waiter (the ZooKeeper recipes' answer to the
-herd effect).
+One rule serves election, locks, read-write locks and semaphores. A claim is *blocked* by those that were made before
+it: by all of them, or, if it is a shared one, by the exclusive ones alone. It holds while fewer than `places` block
+it. Else it watches the `places` nearest of those that block it: while these are there it cannot hold, so nothing else
+that happens need wake it, and a departure wakes at most `places` exclusive claims, or the shared ones that were
+waiting for just that one (the ZooKeeper recipes' answer to the herd effect). To watch fewer would be to sleep on:
+holders of a semaphore leave in any order.
+
+That others see more or less than we do does no harm: whoever stands before us was there when our own znode was
+made, whatever server we read it from, and what has left never comes back.
 """
 
 from __future__ import annotations
@@ -12,11 +17,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 DIGITS = 10  # ZooKeeper appends %010d; past 2**31 it wraps to a sign, which sorts first as it should not
+SHARED = "read-"  # how the names of shared claims begin
 
 
 class Standing(NamedTuple):
     is_held: bool
-    watch: str | None  # the child to watch while waiting
+    watch: tuple[str, ...]  # the children to watch while waiting, none of which may go unnoticed
 
 
 def sequence(child: str) -> int:
@@ -32,12 +38,33 @@ def is_queued(child: str) -> bool:
     return len(tail) == DIGITS and tail.isascii() and tail.isdigit()
 
 
+def is_shared(child: str) -> bool:
+    return child.startswith(SHARED)
+
+
+def in_order(children: Sequence[str]) -> list[str]:
+    """The claims among `children`, the first first."""
+    return sorted(filter(is_queued, children), key=sequence)
+
+
 def standing(children: Sequence[str], mine: str, places: int = 1) -> Standing | None:
     """Where `mine` stands among `children`, or None when it is no longer there."""
     if mine not in children:
         return None
-    ordered = sorted(filter(is_queued, children), key=sequence)
-    place = ordered.index(mine)
-    if place < places:
-        return Standing(True, None)
-    return Standing(False, ordered[place - places])
+    ordered = in_order(children)
+    ahead = ordered[: ordered.index(mine)]
+    blocking = [other for other in ahead if not is_shared(other)] if is_shared(mine) else ahead
+    if len(blocking) < places:
+        return Standing(True, ())
+    return Standing(False, tuple(blocking[-places:]))
+
+
+def holders(children: Sequence[str], places: int = 1) -> list[str]:
+    """Those among `children` that hold."""
+    found, exclusive = [], 0
+    for place, child in enumerate(in_order(children)):
+        blocking = exclusive if is_shared(child) else place
+        if blocking < places:
+            found.append(child)
+        exclusive += not is_shared(child)
+    return found

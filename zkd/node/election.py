@@ -136,8 +136,9 @@ class Election:
         place = standing(children, mine)
         if place is None:
             return False
-        if place.watch is not None:
-            path = f"{self._paths.candidates}/{place.watch}"
+        if not place.is_held:
+            (before,) = place.watch
+            path = f"{self._paths.candidates}/{before}"
             stat = await self._session.exists(path, watch=self._saw)
             if stat is not None and not await self._is_relic(path, stat):
                 await self._wake.wait()  # it leaves, or the state of our session changes
