@@ -332,6 +332,25 @@ class NoOptimum(BadTraining):
     """The loss has no single minimum: columns are collinear, or classes separable, and nothing is penalised."""
 
 
+class LockTimeout(ZkdError, TimeoutError):
+    """It was not our turn in the time the caller gave. Nothing of ours is left in the line."""
+
+
+class LockLost(ZkdError):
+    """What was held is not ours any more, or nobody can say whether it is. The message says why.
+
+    What was done since may have run beside another holder's work: only a check of the fence can tell.
+    """
+
+
+class LockReentered(ZkdError, RuntimeError):
+    """A task asked for what it holds already, and would have waited for itself."""
+
+
+class TermsDisagree(ZkdError, ValueError):
+    """Somebody else uses this name with other terms: another number of leases, or of parties. Nothing was changed."""
+
+
 class ModelNotFound(ZkdError, LookupError):
     """There is no registered model of this name, or it has no such version or alias."""
 

@@ -28,6 +28,7 @@
 <root>/models/<name>           a registered model: the highest number that a version of it ever had
 <root>/models/<name>/versions/<n>     its versions, immutable
 <root>/models/<name>/aliases/<alias>  names that move between versions
+<root>/sync/<kind>/<name>      locks, barriers, counters and the like, for programs of users
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Paths:
         self.job_states = f"{root}/control/jobs"
         self.coordinators = f"{root}/control/coordinators"
         self.models = f"{root}/models"
+        self.sync = f"{root}/sync"
 
     def skeleton(self) -> list[str]:
         """The persistent directories, parents first, that every daemon makes sure of."""
@@ -181,6 +183,9 @@ class Paths:
 
     def alias(self, name: str, alias: str) -> str:
         return f"{self.models}/{name}/aliases/{alias}"
+
+    def recipe(self, kind: str, name: str) -> str:
+        return f"{self.sync}/{kind}/{name}"
 
     def candidate(self, node: NodeId) -> str:
         """The prefix of a sequential candidate znode; the server appends ten digits."""

@@ -242,6 +242,20 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     reason: str = ""
 
 
+class Claimant(Struct, frozen=True, omit_defaults=True):
+    """What stands at a claim below ``sync/``: who holds a lock, waits for it, or is a member; for people to read."""
+
+    who: str
+    pid: int = 0
+    note: str = ""
+
+
+class SemaphoreTerms(Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands at ``sync/semaphores/<name>``: what all who use it have agreed on."""
+
+    leases: Annotated[int, Meta(ge=1, le=1000)]
+
+
 class KernelSignature(Struct, frozen=True, omit_defaults=True):
     """How people see a kernel: `zkd get kernels` and `zkd describe kernel NAME`."""
 

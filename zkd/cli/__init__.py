@@ -33,6 +33,8 @@ COMMANDS = {
     "train": ("train", "Train models on datasets: start, watch, pause, resume, stop."),
     "model": ("model", "Keep models in versions: push, ls, show, alias, canary, rollback, diff, rm."),
     "predict": ("predict", "Make a dataset of what a model says of another one, or say how good it is."),
+    "lock": ("lock", "Run a command while a lock is held; `zkd lock ls` shows who holds what."),
+    "elect": ("lock", "Run a command while leading, or say who leads."),
     "node": ("node", "Drain, cordon and uncordon nodes."),
     "limit": ("limit", "Bound how much of a kernel's work the cluster takes on."),
     "init": ("init", "Give the tree the ACLs of the settings, or say where it has others."),

@@ -26,12 +26,13 @@ class Exit(IntEnum):
     NO_PERMISSION = 77
     BAD_CONFIG = 78
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class Stop(Exception):
     """End the command with this code, saying this."""
 
-    def __init__(self, code: Exit, message: str = "") -> None:
+    def __init__(self, code: int, message: str = "") -> None:
         super().__init__(message)
         self.code = code
 
@@ -73,6 +74,8 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
         (e.JobFailed, Exit.TASK_FAILED, ""),
         (e.DataUnavailable, Exit.UNREACHABLE, "`zkd data stat NAME` shows the copies, `zkd get nodes` who is here."),
         (e.DataDamaged, Exit.TASK_FAILED, "`zkd data verify NAME` has every copy looked at."),
+        (e.LockTimeout, Exit.TIMED_OUT, "`zkd lock ls` shows who holds what, and who waits."),
+        ((e.LockLost, e.TermsDisagree), Exit.CONFLICT, ""),
         (e.ResultTimeout, Exit.TIMED_OUT, "`zkd why ID` says what it waits for."),
         (e.BadSettings, Exit.BAD_CONFIG, ""),
         ((e.NoAuth, e.AuthFailed, e.InvalidAcl, e.SessionClosedRequireAuth), Exit.NO_PERMISSION,

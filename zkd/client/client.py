@@ -35,6 +35,7 @@ from zkd.client.uploads import Uploads
 from zkd.errors import BadRecord, NoNode, Overloaded, TaskNotFound, Unavailable, ZooKeeperError
 from zkd.paths import DEFAULT_ROOT, JobId, NodeId, Paths, TaskId
 from zkd.records import (
+    Claimant,
     Dead,
     Leader,
     Limit,
@@ -47,6 +48,7 @@ from zkd.records import (
     Task,
 )
 from zkd.zk import Session
+from zkd.zk.recipes import Recipes
 
 if TYPE_CHECKING:
     import ssl
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 DEFAULT_HOSTS = "127.0.0.1:2181"
 CONNECT_TIMEOUT_S = 10.0
 SLOTS_KNOWN_FOR_S = 5.0
+RECIPES = ("lock", "rwlock", "semaphore", "election")
 
 T = TypeVar("T")
 
@@ -103,7 +106,8 @@ class Client:
 
         def __getattr__(self, name: str) -> Any:
             """What `__aenter__` makes is missing before it: say so, not which of our attributes it was."""
-            if name in ("_calls", "_box", "_blobs", "datasets", "jobs", "models", "_predictions"):
+            made = ("_calls", "_box", "_blobs", "datasets", "jobs", "models", "_predictions", "sync", *RECIPES)
+            if name in made:
                 raise RuntimeError("this zkd.Client is not connected: use it inside `async with zkd.Client(...)`")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -128,6 +132,8 @@ class Client:
             self.jobs = Jobs(self, self._box, plane)
             self.models = Models(self, self._box, plane)
             self._predictions = Predictions(self, self._box, plane, self._calls, uploads)
+            self._offer(Recipes(self.session, self.paths, tasks, Claimant(whoami(), os.getpid())))
+            stack.callback(self.sync.close)
             stack.push_async_callback(plane.close)
             stack.push_async_callback(self._blobs.close)
             stack.push_async_callback(self._box.close)
@@ -139,6 +145,12 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def _offer(self, recipes: Recipes) -> None:
+        """Locks and the like, under the names that `Recipes` explains; docs/synchronisation.md has a table of them."""
+        self.sync = recipes
+        self.lock, self.rwlock, self.semaphore = recipes.lock, recipes.rwlock, recipes.semaphore
+        self.election = recipes.election
 
     # --- kernels ------------------------------------------------------------------------------------
 
