@@ -77,6 +77,7 @@ ONLY = {
         "zkd/serving/answering.py",
         "zkd/client/jobs.py",
         "zkd/client/outcomes.py",
+        "zkd/client/prediction_wire.py",
         "zkd/client/predictions.py",
         "zkd/client/uploads.py",
         "zkd/workers/engine.py",

@@ -28,6 +28,7 @@ from zkd.client.outcomes import Blobs
 from zkd.client.outstanding import NO_ANSWER
 from zkd.client.plane import Plane
 from zkd.client.predictions import Predictions
+from zkd.client.predictor import Predictor
 from zkd.client.room import told
 from zkd.client.schedules import Scheduled, When, paused_text, scheduled
 from zkd.client.training_job import TrainingJob
@@ -207,6 +208,16 @@ class Client:
     async def evaluate(self, model: Any, dataset: str | Dataset) -> dict[str, Any]:
         """How good a model is on a dataset. See `Predictions.evaluate`."""
         return await self._predictions.evaluate(model, dataset)
+
+    def predictor(self, model: str | Sequence[str], **options: Any) -> Predictor:
+        """Answers of a served model within a deadline, inside ``async with client.predictor("iris@live") as p``.
+
+        `model` is NAME, NAME@VERSION or NAME@ALIAS, or a list of those whose answers are combined: `combine` is "mean",
+        "weighted" (by `weights`) or "vote", and a `quorum` of them is enough. `deadline_s` bounds each request, 1 s by
+        default; `hedge=False` asks no second node for what is merely late. `want` and `missing` are defaults of its
+        requests, `cache_bytes` remembers so much of answers, `at_once` bounds what is on its way. See `Predictor`.
+        """
+        return Predictor(self, model, **options)
 
     async def drop(self, task: Task | bytes) -> Handle:
         """Drop a task that is ready made, as a record or as JSON. Raises `BadRecord` if it is none."""
