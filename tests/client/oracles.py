@@ -88,7 +88,7 @@ async def answer(oracle: Oracle, request: web.Request, asked: dict[str, Any]) ->
     sums = np.asarray(rows, np.float64).sum(axis=1)
     about = {"model": "sums", "version": oracle.version, "alias": None, "is_canary": False, "node": oracle.name}
     about |= {"rows": len(sums)}
-    headers = {"X-Zkd-Load": json.dumps({"queued": oracle.queued, "p50_ms": 1.0})}
+    headers = {"X-Zkd-Load": f"queued={oracle.queued}; p50_ms=1.0"}
     if request.content_type == CONTAINER_TYPE:
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
         return web.Response(body=pack({"prediction": sums}, texts), content_type=CONTAINER_TYPE, headers=headers)

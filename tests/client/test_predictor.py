@@ -24,9 +24,11 @@ from tests.client.oracles import (
 )
 from zkd.client import Client
 from zkd.client.predictor import Predictor
+from zkd.codec import encode
 from zkd.errors import BadModel, BadRows, ModelNotFound, NotPredicted
 from zkd.paths import Paths
-from zkd.zk import Session
+from zkd.registry import Alias, Canary, Feature, ModelFile, ModelHead, ModelVersion
+from zkd.zk import Session, ensure_path
 from zkd.zk.server import EmbeddedServer
 
 X = np.array([[1.0, 2.0], [0.1, 0.2], [1e300, -1.0]])
@@ -306,6 +308,49 @@ async def test_while_zookeeper_is_away_answers_come_as_before(
         for _ in range(5):
             np.testing.assert_array_equal(await predictor(X), SUMS)
         embedded.faults.heal()
+
+
+async def test_a_node_that_says_it_is_busy_is_spared(client: Client, temple: Temple) -> None:
+    busy, idle = await temple.add("busy"), await temple.add("idle")
+    busy.queued = 100
+    async with client.predictor("sums", deadline_s=PATIENT_S, hedge=False) as predictor:
+        for _ in range(60):
+            await predictor(X)
+    assert len(busy.asked) < 20 < len(idle.asked)
+
+
+async def test_a_remembered_answer_asks_nobody_until_the_alias_moves(client: Client, temple: Temple) -> None:
+    oracle = await temple.add("a")
+    session, paths = temple.session, temple.paths
+    await ensure_path(session, paths.model_versions("sums"))
+    await ensure_path(session, f"{paths.model('sums')}/aliases")
+    await session.set(paths.model("sums"), encode(ModelHead(4)), version=-1)
+    for number in (3, 4):
+        version = ModelVersion(file=ModelFile("0" * 64, 1), kind="linear", features=[Feature("a"), Feature("b")])
+        await session.create(paths.model_version("sums", number), encode(version))
+    alias = f"{paths.model('sums')}/aliases/live"
+    await session.create(alias, encode(Alias(3)))
+    async with client.predictor("sums@live", deadline_s=PATIENT_S, cache_bytes=10_000) as predictor:
+        first = await predictor.ask(X)
+        again = await predictor.ask(X.copy())
+        assert (first.is_remembered, again.is_remembered, again.asked) == (False, True, ())
+        np.testing.assert_array_equal(again.prediction, SUMS)
+        assert not (await predictor.ask(X + 1)).is_remembered
+        assert not (await predictor.ask(X, want=["prediction"])).is_remembered, "another question"
+        assert len(oracle.asked) == 3
+        for number in range(40):  # of some 1,000 bytes each
+            await predictor(X + 2 + number)
+        assert len(predictor._cache._kept) < 10  # type: ignore[union-attr]
+        await predictor.ask(X)
+        oracle.version = 4
+        await session.set(alias, encode(Alias(4)), version=-1)
+        await until(lambda: predictor._view.version == 4, "it is known")
+        moved = await predictor.ask(X)
+        assert (moved.is_remembered, moved.version) == (False, 4)
+        await session.set(alias, encode(Alias(4, Canary(version=3, percent=10.0, since_ms=0))), version=-1)
+        await until(lambda: predictor._view.version is None, "there are two now")
+        await until(lambda: not predictor._view._changed.is_set(), "it was read")
+        assert not (await predictor.ask(X)).is_remembered, "a canary gets its share"
 
 
 # --- More than one --------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ def test_one_that_fails_is_passed_over_longer_and_longer_and_tried_with_one_requ
     assert abs(waits[0] - AVOID_S) < 0.02
     assert waits == sorted(waits)
     assert abs(waits[-1] - AVOID_S_MAX) < 0.02
-    chosen.answered("a", now, 0.01, queued=0)
+    for node in ("a", "b"):
+        chosen.answered(node, now, 0.01, queued=0)
     assert {chosen.pick(["a", "b"], now) for _ in range(50)} == {"a", "b"}
 
 

@@ -16,6 +16,9 @@
     jobs         training jobs: drop, look, steer                following  a job's rounds, from whoever opens them
     terms        what a job may ask for                          model      what came of one
 
+    predictor    answers of a served model                   prediction_race  one request, and who is asked for it
+    serving_view who can be asked                            prediction_wire  rows -> body, answer -> arrays
+
 A client is a ZooKeeper client like any other; nothing here is needed to use a cluster.
 """
 
