@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from zkd.core import canary as core
-from zkd.core.canary import GENERATION, KEPT, REQUESTS_MIN, Predicted, Routed, Sample, Trial, draw, routed
+from zkd.core.canary import GENERATION, KEPT, REQUESTS_MIN, Predicted, Routed, Sample, Trial, Verdict, draw, routed
 from zkd.registry import Alias, Canary, CanaryLimits
 
 LIMITS = CanaryLimits(error_share=0.05, p99_ms=50.0, drift=0.2)
@@ -86,13 +86,20 @@ def fill(trial: Trial, is_canary: bool, requests: int, bad: int = 0, *, seconds:
         trial.saw(is_canary, seconds, is_error=number < bad)
 
 
+def said(trial: Trial) -> str:
+    verdict = trial.verdict()
+    return "" if verdict is None else verdict.why
+
+
 def test_a_canary_that_fails_always_is_taken_back_after_its_first_requests() -> None:
     trial = Trial(on(10.0).canary)  # type: ignore[arg-type]
     fill(trial, False, 180)
     fill(trial, True, REQUESTS_MIN - 1, REQUESTS_MIN)
     assert trial.verdict() is None
     fill(trial, True, 1, 1)
-    assert trial.verdict() == "errors in 20 of 20 requests, in 0 of 180 beside it; the limit is 5 %"
+    assert trial.verdict() == Verdict(
+        "error_share", "errors in 20 of 20 requests, in 0 of 180 beside it; the limit is 5 %"
+    )
 
 
 def test_a_slow_canary_is_taken_back() -> None:
@@ -101,7 +108,9 @@ def test_a_slow_canary_is_taken_back() -> None:
     fill(trial, True, 20)
     assert trial.verdict() is None
     fill(trial, True, 10, seconds=0.06)
-    assert trial.verdict() == "10 of 30 requests took longer than 50 ms, 0 of 300 beside it; the limit is 1 %"
+    assert trial.verdict() == Verdict(
+        "p99_ms", "10 of 30 requests took longer than 50 ms, 0 of 300 beside it; the limit is 1 %"
+    )
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5])
@@ -109,6 +118,13 @@ def test_what_hits_both_is_not_the_canarys(seconds: float) -> None:
     trial = Trial(on(50.0).canary)  # type: ignore[arg-type]
     for is_canary in (True, False):
         fill(trial, is_canary, 300, 150, seconds=seconds)
+    assert trial.verdict() is None
+
+
+def test_a_shadows_time_says_nothing() -> None:
+    trial = Trial(on(100.0, shadow=True).canary)  # type: ignore[arg-type]
+    fill(trial, False, 300)
+    fill(trial, True, 300, seconds=9.0)
     assert trial.verdict() is None
 
 
@@ -149,7 +165,7 @@ def test_one_that_turns_bad_late_is_taken_back_however_good_it_was() -> None:
     assert trial.verdict() is None
     fill(trial, False, 300)
     fill(trial, True, 300, 300)
-    assert (trial.verdict() or "").startswith("errors in 300 of 1300 requests, in 0 of 1300 beside it")
+    assert said(trial).startswith("errors in 300 of 1300 requests, in 0 of 1300 beside it")
     assert trial.requests == {True: 5_300, False: 5_300}
 
 
@@ -198,8 +214,8 @@ def test_a_canary_that_predicts_something_else_is_taken_back() -> None:
         trial.saw(False, 0.01, is_error=False, predicted=Predicted(numbers=(chance.gauss(0, 1),)))
     for _ in range(100):
         trial.saw(True, 0.01, is_error=False, predicted=Predicted(numbers=(chance.gauss(3, 1),)))
-    assert (trial.verdict() or "").startswith("predictions drift by ")
-    assert (trial.verdict() or "").endswith(" over 100 requests, against 400 beside it; the limit is 0.2")
+    assert said(trial).startswith("predictions drift by ")
+    assert said(trial).endswith(" over 100 requests, against 400 beside it; the limit is 0.2")
 
 
 def test_a_request_of_many_rows_counts_once() -> None:

@@ -15,7 +15,7 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 from xxhash import xxh3_64_intdigest
@@ -125,8 +125,18 @@ class Generation(NamedTuple):
     beside: Side
 
 
+class Verdict(NamedTuple):
+    """The limit that a canary is beyond, and how far."""
+
+    limit: Literal["error_share", "p99_ms", "drift"]
+    why: str
+
+
 class Trial:
-    """A canary beside a version, on one node, since that node knows of it."""
+    """A canary beside a version, on one node, since that node knows of it.
+
+    A shadow's time says nothing, since it runs when there is time; only its errors and predictions are judged.
+    """
 
     def __init__(self, canary: Canary) -> None:
         self.canary = canary
@@ -138,7 +148,7 @@ class Trial:
 
     def saw(self, is_canary: bool, seconds: float, *, is_error: bool, predicted: Predicted | None = None) -> None:
         limit_ms = self.canary.limits.p99_ms
-        is_slow = limit_ms is not None and seconds * 1000.0 > limit_ms
+        is_slow = limit_ms is not None and not self.canary.shadow and seconds * 1000.0 > limit_ms
         side = self._latest.canary if is_canary else self._latest.beside
         side.saw(seconds, is_error, is_slow, predicted)
         self.requests[is_canary] += 1
@@ -156,7 +166,7 @@ class Trial:
             return self._latest
         return Generation(*(_sum(*sides) for sides in zip(self._former, self._latest, strict=True)))
 
-    def verdict(self) -> str | None:
+    def verdict(self) -> Verdict | None:
         """Why the canary has to be taken back, if it has to."""
         canary, beside = self.sides()
         limits = self.canary.limits
@@ -168,23 +178,26 @@ class Trial:
         if limits.error_share is not None and _is_worse(
             canary.errors, canary.requests, beside.errors, beside.requests, limits.error_share
         ):
-            return (
+            return Verdict(
+                "error_share",
                 f"errors in {canary.errors} of {canary.requests} requests, in {beside.errors} of {beside.requests} "
-                f"beside it; the limit is {limits.error_share * 100:g} %"
+                f"beside it; the limit is {limits.error_share * 100:g} %",
             )
         if limits.p99_ms is not None and _is_worse(
             canary.slow, canary.requests, beside.slow, beside.requests, SLOW_SHARE
         ):
-            return (
+            return Verdict(
+                "p99_ms",
                 f"{canary.slow} of {canary.requests} requests took longer than {limits.p99_ms:g} ms, {beside.slow} of "
-                f"{beside.requests} beside it; the limit is 1 %"
+                f"{beside.requests} beside it; the limit is 1 %",
             )
         if limits.drift is not None:
             drift = drift_of(beside.sample.kept, canary.sample.kept)
             if drift.psi - drift.noise > limits.drift:
-                return (
+                return Verdict(
+                    "drift",
                     f"predictions drift by {drift.psi:.2f} (PSI) over {len(canary.sample.kept)} requests, against "
-                    f"{len(beside.sample.kept)} beside it; the limit is {limits.drift:g}"
+                    f"{len(beside.sample.kept)} beside it; the limit is {limits.drift:g}",
                 )
         return None
 
