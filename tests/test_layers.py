@@ -52,8 +52,8 @@ LAYERS = [
     {"serving"},
     # One file for each long-lived task of a daemon.
     {"node"},
-    # Compose the halves of a node that keep data and train.
-    {"keeping", "trainer"},
+    # Compose what a node does with data, training jobs, and requests for predictions.
+    {"keeping", "trainer", "inference"},
     # Composes a node; what programs and people use.
     {"daemon", "service", "client", "schemas", "cli", "__init__", "__main__"},
     # For the tests of those who build on zkd.

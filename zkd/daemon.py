@@ -34,12 +34,12 @@ from zkd.access import policy
 from zkd.core import foreign
 from zkd.core.admission import Room
 from zkd.core.clock import ServerClock
-from zkd.core.registry import ModelRef
 from zkd.credentials import read_auth, serving_context, tls_context
 from zkd.endings import Endings
 from zkd.errors import BadRecord, BadSettings, NoNode, ResultLost, ZkdError, ZooKeeperError
 from zkd.holder.parts import Parts
 from zkd.holder.provision import Provision
+from zkd.inference import Inference
 from zkd.keeping import Keeping
 from zkd.manifests import SegmentRef
 from zkd.node.dispatcher import Dispatcher
@@ -54,8 +54,6 @@ from zkd.node.sweeper import Sweeper
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
 from zkd.registry import FILE_BYTES_MAX, FILES_URL
-from zkd.serving.requests import read as read_request
-from zkd.serving.server import Answer, ModelServer
 from zkd.settings import Settings, address, changed, load, machine_bytes, with_live
 from zkd.store import BlobStore, CheckpointStore, DigestFiles, Home, SegmentCache, SegmentStore
 from zkd.trainer import Trainer
@@ -225,16 +223,6 @@ class Daemon:
         memory = machine_bytes() // 4 if training.memory is None else training.memory
         self.counters = Counters(parts, training.workers or settings.node.slots, memory, self._log)
         self.answers = Answers(self.counters)
-        serving = settings.serving
-        self.serving = ModelServer(
-            name,
-            self.keeping.registry,
-            self.keeping.model_keeper,
-            lambda: self.settings.serving,
-            machine_bytes() // 8 if serving.memory is None else serving.memory,
-            self._log,
-            not_serving=self._not_serving,
-        )
         provision = Provision(session, paths, parts, self._fetch_segment)
         self.executor = Executor(
             session,
@@ -263,6 +251,21 @@ class Daemon:
             lambda: self.settings.training,
             lambda: self.phase is Phase.SERVING and self._state == "active",
             self.membership.joined,
+            self._log,
+            self._data_tls,
+        )
+        serving = settings.serving
+        self.serving = Inference(
+            session,
+            paths,
+            name,
+            self.keeping.registry,
+            self.keeping.model_keeper,
+            self.trainer.peers,
+            self._token,
+            lambda: self.settings.serving,
+            machine_bytes() // 8 if serving.memory is None else serving.memory,
+            self._not_serving,
             self._log,
             self._data_tls,
         )
@@ -580,7 +583,12 @@ class Daemon:
                         ),
                         *checkpoint_routes(self._checkpoints, expect),
                         *job_routes(lambda *asked: self.trainer.follow(*asked), expect),
-                        *predict_routes(self._predict, lambda ref: self.serving.describe(ref), expect),
+                        *predict_routes(
+                            lambda *asked: self.serving.predict_body(*asked),
+                            lambda ref: self.serving.describe(ref),
+                            lambda *asked: self.serving.ensembles.answer(*asked),
+                            expect,
+                        ),
                         *round_routes(lambda *caller: self.answers.receive(*caller), expect),
                     ],
                 )
@@ -593,11 +601,6 @@ class Daemon:
 
     def _token(self) -> str | None:
         return self.membership.token if self.phase is not Phase.STARTING else None
-
-    async def _predict(self, ref: ModelRef, body: bytes, kind: str, key: str | None, arrived: float) -> Answer:
-        """The answer to a body that came by HTTP. Raises `NotPredicted`."""
-        request = read_request(body, kind)
-        return await self.serving.predict(ref, request._replace(key=request.key or key), arrived)
 
     def _not_serving(self) -> str | None:
         """Why this node answers no requests for predictions."""

@@ -65,7 +65,7 @@ class Trainer:
         self._means: Means | None = None
         self._upkeep: Upkeep | None = None
         self._session, self._paths = session, paths
-        self._peers = Peers(session, paths, log)
+        self.peers = Peers(session, paths, log)
         self.office = Office(session, paths, node, clock, settings, is_active, self._begin, self._state_changed, log)
 
     async def run(self) -> None:
@@ -74,12 +74,12 @@ class Trainer:
 
         await self._joined.wait()  # bounded by the daemon's own start; until then there may be no directories
         async with http_session(self._tls, connections=0) as http, asyncio.TaskGroup() as group:
-            copies = Copies(self._node, self._store, self._peers, http, self._token, self._log)
+            copies = Copies(self._node, self._store, self.peers, http, self._token, self._log)
             self._means = Means(
                 self._view.atlas,
                 self._view.look,
                 self._view.subscribe,
-                self._peers,
+                self.peers,
                 copies,
                 http,
                 self._token,
@@ -91,13 +91,13 @@ class Trainer:
                 self._session,
                 self._paths,
                 self._node,
-                self._peers,
+                self.peers,
                 copies,
                 self.office.is_held,
                 lambda: self._settings().replicas,
                 self._log,
             )
-            for part in (self._peers, self._upkeep, self.office):
+            for part in (self.peers, self._upkeep, self.office):
                 group.create_task(part.run())
 
     async def drain(self) -> None:

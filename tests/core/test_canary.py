@@ -109,7 +109,7 @@ def test_a_slow_canary_is_taken_back() -> None:
     assert trial.verdict() is None
     fill(trial, True, 10, seconds=0.06)
     assert trial.verdict() == Verdict(
-        "p99_ms", "10 of 30 requests took longer than 50 ms, 0 of 300 beside it; the limit is 1 %"
+        "p99_ms", "10 of 30 requests computed for more than 50 ms, 0 of 300 beside it; the limit is 1 %"
     )
 
 

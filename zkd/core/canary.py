@@ -188,8 +188,8 @@ class Trial:
         ):
             return Verdict(
                 "p99_ms",
-                f"{canary.slow} of {canary.requests} requests took longer than {limits.p99_ms:g} ms, {beside.slow} of "
-                f"{beside.requests} beside it; the limit is 1 %",
+                f"{canary.slow} of {canary.requests} requests computed for more than {limits.p99_ms:g} ms, "
+                f"{beside.slow} of {beside.requests} beside it; the limit is 1 %",
             )
         if limits.drift is not None:
             drift = drift_of(beside.sample.kept, canary.sample.kept)

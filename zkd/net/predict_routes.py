@@ -2,6 +2,7 @@
 
     POST /v1/models/<ref>/predict    NAME, NAME@3 or NAME@alias; JSON or a container of safetensors, the answer likewise
     GET  /v1/models/<ref>            what is served under this name, and how busy this node is with it
+    POST /v1/ensembles/predict       several models as one (`zkd.core.ensembles`); JSON
 
 A body is read piece by piece into room that all requests share, so that who claims much, or is slow, holds what he has
 sent and no more, and no longer than `READ_S`. Errors are JSON: {"error": words, "kind": a word}.
@@ -52,12 +53,13 @@ class Answer(Protocol):
 # What was asked for, body, its content type, the key of X-Zkd-Key, when it came by the loop's clock.
 Predict = Callable[[ModelRef, bytes, str, str | None, float], Awaitable[Answer]]
 Describe = Callable[[ModelRef], Awaitable[dict[str, Any]]]
+Ensemble = Callable[[bytes, str | None, float], Awaitable[bytes]]  # body, key, when it came -> JSON
 
 
 def predict_routes(
-    predict: Predict, describe: Describe, expect_token: Callable[[web.Request], None]
+    predict: Predict, describe: Describe, ensemble: Ensemble, expect_token: Callable[[web.Request], None]
 ) -> list[web.RouteDef]:
-    """Both raise `NotPredicted`."""
+    """All of them raise `NotPredicted`."""
     reading = 0
 
     async def body_of(request: web.Request) -> bytes:
@@ -109,8 +111,18 @@ def predict_routes(
             return _refusal(request, error)
         return web.Response(body=msgspec.json.encode(told), content_type="application/json")
 
+    async def post_ensemble(request: web.Request) -> web.Response:
+        arrived = asyncio.get_running_loop().time()
+        expect_token(request)
+        try:
+            answer = await ensemble(await body_of(request), request.headers.get("X-Zkd-Key"), arrived)
+        except NotPredicted as error:
+            return _refusal(request, error)
+        return web.Response(body=answer, content_type="application/json")
+
     return [
         web.post("/v1/models/{ref}/predict", post),
+        web.post("/v1/ensembles/predict", post_ensemble),
         web.get("/v1/models/{ref}", get, allow_head=False),
     ]
 

@@ -29,7 +29,7 @@ from zkd.models.trained import Trained
 NUMBERS_MAX: Final = 1 << 22  # in an answer, and of features in a request
 EXPLAINED_MAX: Final = 1000  # rows of a net whose attributions are asked for at a time
 NAMED_MAX: Final = 10
-SAMPLE_MAX: Final = 16  # rows whose scores the daemon hears of
+SAMPLE_MAX: Final = 8  # rows whose predictions the daemon hears of
 
 Cell: TypeAlias = float | bool | None
 
@@ -53,10 +53,13 @@ class Ask(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """What came of a request: rows and some scores of them, or what is wrong with it. Its answer is another matter."""
+    """What came of a request: rows and what was predicted for the first of them (`zkd.core.canary.Predicted`), or what
+    is wrong with it. Its answer is another matter."""
 
     rows: int = 0
-    sample: list[float] = []
+    seconds: float = 0.0  # of computing, with those that were answered together
+    labels: Sequence[Label] = ()
+    numbers: Sequence[float] = ()
     kind: str = ""
     why: str = ""
 
@@ -114,7 +117,7 @@ def answers(
                 },
             }
             texts[place] = (_json if asks[place].form == "json" else _tensors)(model, columns, about)
-            outcomes[place] = Outcome(len(own), _sample(said[place]))
+            outcomes[place] = Outcome(len(own), clock() - began, *_sample(model, said[place]))
         except Wrong as error:
             outcomes[place] = _wrong(error)
     return [outcome for outcome in outcomes if outcome is not None], texts
@@ -318,15 +321,17 @@ def _tensors(model: Served, columns: Mapping[str, Array], about: Mapping[str, An
     return pack(columns, texts)
 
 
-def _sample(said: Predictions) -> list[float]:
-    """One number of each of the first rows, for drift: of two classes the probability of the second, of more that of
-    the likeliest, else the score."""
-    if said.probabilities is not None:
-        some = said.probabilities[:SAMPLE_MAX]
-        numbers = some[:, 1] if some.shape[1] == 2 else some.max(axis=1)
-    else:
-        numbers = said.scores[:SAMPLE_MAX, 0]
-    return [float(each) for each in numbers if np.isfinite(each)]
+def _sample(model: Served, said: Predictions) -> tuple[list[Label], list[float]]:
+    """Labels of the first rows, and numbers that two versions can be compared by: of two classes the probability of the
+    second, of more or without probabilities none, else what is expected."""
+    first = Predictions(*(None if each is None else each[:SAMPLE_MAX] for each in said))  # type: ignore[arg-type]
+    known = ~without_score(first)
+    if first.classes is None:
+        assert first.means is not None
+        return [], first.means[np.isfinite(first.means)].tolist()
+    labels = [model.classes[each] if model.classes else each for each in first.classes[known].tolist()]
+    shares = first.probabilities
+    return labels, shares[known, 1].tolist() if shares is not None and shares.shape[1] == 2 else []
 
 
 def _features(model: Served) -> str:

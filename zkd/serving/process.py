@@ -1,6 +1,6 @@
 """A serving process: it opens models where they lie, and answers batches of requests, one after the other.
 
-    in   start {room}, load {file, path, version}, drop {file}, batch {batch, file, asks} + a body each
+    in   start {room, nice}, load {file, path, version}, drop {file}, batch {batch, file, asks} + a body each
     out  answers {batch, seconds, outcomes} + a body each
 
 A model's parameters are mapped, not copied: all processes of a node share their memory. What a file is was verified by
@@ -10,6 +10,7 @@ the daemon; whether it is what the registry says is looked at here, once.
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class Serving:
             else:
                 assert frame.kind == "start", frame.kind
                 self._limit.allow(head["room"])
+                os.nice(head["nice"])
 
     def _answer(self, batch: int, file: str, asks: list[Ask], bodies: tuple[memoryview, ...]) -> None:
         began = time.monotonic()

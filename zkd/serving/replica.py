@@ -35,7 +35,9 @@ class Outcome(msgspec.Struct, frozen=True):
     """What came of one request of a batch; see `zkd.serving.answering`."""
 
     rows: int = 0
-    sample: list[float] = []
+    seconds: float = 0.0
+    labels: list[bool | int | float | str] = []
+    numbers: list[float] = []
     kind: str = ""
     why: str = ""
 
@@ -53,11 +55,12 @@ Ended = Callable[["Replica", Sequence[Batch], str], None]
 class Replica:
     """`answered` hears of each batch that was answered, `ended` of those that a process took with it, and why."""
 
-    def __init__(self, number: int, threads: int, log: Log, answered: Answered, ended: Ended) -> None:
+    def __init__(self, number: int, threads: int, nice: int, log: Log, answered: Answered, ended: Ended) -> None:
         self.number = number
         self.died = 0
         self.open: set[str] = set()  # files that it has open
         self._threads = threads
+        self._nice = nice
         self._log = log
         self._answered = answered
         self._ended = ended
@@ -153,7 +156,7 @@ class Replica:
         """One process from its start to its end, and how that was."""
         self.open.clear()
         try:
-            self._say("start", {"room": ROOM_BYTES})
+            self._say("start", {"room": ROOM_BYTES, "nice": self._nice})
             ready()
             while True:
                 self._heard(await process.receive())  # unbounded: `look` finds out one that does nothing

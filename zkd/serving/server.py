@@ -1,6 +1,6 @@
-"""A node's model server: requests for predictions in, answers out, whichever registered model they are about.
+"""A node's model server: requests for predictions in, answers out, whichever version of a model they are about.
 
-    predict -> which version (routing) -> its file, fetched if need be -> queue (zkd.core.batching) -> process -> answer
+    ask -> the version's file, fetched if need be -> queue (zkd.core.batching) -> process -> answer
 
 The daemon looks at no number: rows go as they came to a process, answers as they come from it to whoever asked. Each
 request ends before its deadline, with an answer or with `NotPredicted`. What a process took with it when it ended is
@@ -25,8 +25,7 @@ from zkd.errors import DataUnavailable, ModelNotFound, NotPredicted, ZooKeeperEr
 from zkd.registry import ModelVersion
 from zkd.serving.metrics import Metrics
 from zkd.serving.replica import Outcome, Replica
-from zkd.serving.requests import JSON_TYPE, TENSORS_TYPE, Request
-from zkd.serving.routing import Observe, Route, Router, unobserved
+from zkd.serving.requests import Request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,10 +59,12 @@ class Models(Protocol):
     async def look(self, name: str) -> None: ...
 
 
-class Answer(NamedTuple):
-    body: bytes | memoryview
-    content_type: str
-    load: str
+class Route(NamedTuple):
+    """The version that is asked."""
+
+    number: int
+    version: ModelVersion
+    is_canary: bool = False
 
 
 @dataclass(eq=False)
@@ -77,7 +78,7 @@ class _Pending:
 
 
 class ModelServer:
-    """`not_serving` says why this node answers nothing, or None."""
+    """`not_serving` says why this node answers nothing, or None; `nice`: how far its processes stand behind others."""
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class ModelServer:
         log: Log,
         *,
         not_serving: Callable[[], str | None] = lambda: None,
+        nice: int = 0,
     ) -> None:
         first = settings()
         self._node = node
@@ -106,7 +108,7 @@ class ModelServer:
         )
         self._loaded = Loaded(memory)
         self._replicas = [
-            Replica(number, first.threads, log, self._answered, self._ended) for number in range(first.processes)
+            Replica(number, first.threads, nice, log, self._answered, self._ended) for number in range(first.processes)
         ]
         self._pending: dict[Waiting, _Pending] = {}
         self._held: Batch | None = None  # taken, and there was no room for its model
@@ -115,8 +117,6 @@ class ModelServer:
         self._used_at = 0.0
         self._closed_for = ""
         self._latencies: dict[str, deque[float]] = {}
-        self.router: Router = Router()
-        self.observe: Observe = unobserved
         self.metrics = Metrics()
 
     async def run(self) -> None:
@@ -154,23 +154,13 @@ class ModelServer:
 
     # --- Requests ---------------------------------------------------------------------------------------
 
-    async def predict(self, ref: ModelRef, request: Request, arrived: float) -> Answer:
-        """The answer to a request that came at this time of the loop. Raises `NotPredicted`."""
-        deadline = arrived + (request.deadline_s or self._settings().deadline_ms / 1e3)
-        model = await self.registered(ref.name, deadline)
-        try:
-            route = self.router.route(model, ref, request.key)
-        except ModelNotFound as error:
-            raise NotPredicted("not_found", str(error)) from None
-        outcome, body, load = await self.ask(ref, route, request, arrived, deadline)
-        if outcome.kind:
-            raise NotPredicted(outcome.kind, outcome.why)
-        return Answer(body, JSON_TYPE if request.form == "json" else TENSORS_TYPE, load)
+    def deadline(self, request: Request, arrived: float) -> float:
+        return arrived + (request.deadline_s or self._settings().deadline_ms / 1e3)
 
     async def ask(
         self, ref: ModelRef, route: Route, request: Request, arrived: float, deadline: float
     ) -> tuple[Outcome, memoryview, str]:
-        """Have one version asked, counted and observed. Raises `NotPredicted` for what is not the request's fault."""
+        """Have one version asked, and counted. Raises `NotPredicted` for what is not the request's fault."""
         loop = asyncio.get_running_loop()
         kind, outcome = "failed", Outcome()
         try:
@@ -187,7 +177,6 @@ class ModelServer:
             self.metrics.ended(ref.name, route.number, kind, took_s, outcome.rows)
             if kind == "ok":
                 self._latencies.setdefault(ref.name, deque(maxlen=LATENCIES)).append(took_s)
-            self.observe(ref, route, kind, took_s, outcome.sample)
         return outcome, body, self.load(ref.name)
 
     async def _asked(

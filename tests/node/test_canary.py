@@ -1,0 +1,162 @@
+"""Canaries on real nodes: their share, shadows that nobody notices, and their end by what nodes have seen of them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from scipy import stats
+
+import zkd
+from tests.node.conftest import Site
+from tests.node.submitter import until
+from tests.node.test_models import made, ringed
+from tests.node.test_serving import asked
+from zkd.daemon import Daemon
+from zkd.models.model import Model, first_parameters
+from zkd.models.trained import Trained
+from zkd.registry import Alias
+
+ROWS = [[1.0, 5.0], [0.0, 0.0]]
+GOOD, CANARY = [12.0, 1.0], [21.0, 1.0]  # of ROWS: x0 + 2 x1 + 1, and 10 x0 + 2 x1 + 1
+
+
+@pytest.fixture
+async def client(site: Site) -> AsyncIterator[zkd.Client]:
+    async with zkd.Client(site.hosts, site.root) as client:
+        yield client
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as http:
+        yield http
+
+
+async def opened(site: Site, client: zkd.Client, *names: str) -> list[Daemon]:
+    """Nodes that serve m@live, which is version 1; version 2 says something else."""
+    nodes = [await site.node(name, 1) for name in names]
+    await ringed(site, *names)
+    await client.models.push("m", made(1.0, 2.0))
+    await client.models.push("m", made(10.0, 2.0))
+    await client.models.alias("m@live", 1)
+    return nodes
+
+
+async def seen(*nodes: Daemon, version: int | None) -> None:
+    """Wait until all of them have the alias with this canary, or without one."""
+
+    async def is_so() -> bool:
+        for node in nodes:
+            model = node.keeping.registry.models.get("m")
+            alias = None if model is None else model.aliases.get("live")
+            if alias is None or (None if alias.canary is None else alias.canary.version) != version:
+                return False
+        return True
+
+    await until(is_so, 30.0, f"all nodes follow to canary {version}")
+
+
+async def alias_of(client: zkd.Client) -> Alias:
+    return (await client.models.describe("m")).aliases["live"]
+
+
+async def taken_back(client: zkd.Client, http: aiohttp.ClientSession, nodes: list[Daemon], rows: Any = ROWS) -> str:
+    """Ask until no node has the canary any more; what the history says. Nobody has seen an error."""
+    for number in range(5_000):
+        node = nodes[number % len(nodes)]
+        status, said = await asked(http, node, "m@live", rows, key=f"user-{number}")
+        assert status == 200, said
+        if all(each.keeping.registry.models["m"].aliases["live"].canary is None for each in nodes):
+            break
+    last = (await alias_of(client)).history[-1]
+    assert last.by.startswith("node ")
+    return last.why
+
+
+async def test_a_canary_gets_its_share_and_keeps_its_people_on_any_node(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    nodes = await opened(site, client, "a", "b")
+    await client.models.canary("m@live", 2, percent=30.0)
+    await seen(*nodes, version=2)
+
+    async def of(node: Daemon, key: str | None) -> int:
+        status, said = await asked(http, node, "m@live", ROWS, **({} if key is None else {"key": key}))
+        assert status == 200, said
+        assert said["prediction"] == (CANARY if said["version"] == 2 else GOOD)
+        assert said["is_canary"] == (said["version"] == 2)
+        return int(said["version"])
+
+    keys = [f"user-{number}" for number in range(300)]
+    first = await asyncio.gather(*(of(nodes[0], key) for key in keys))
+    assert await asyncio.gather(*(of(nodes[1], key) for key in keys)) == first
+    by_chance = await asyncio.gather(*(of(nodes[0], None) for _ in keys))
+    for versions in (first, by_chance):
+        assert stats.binomtest(Counter(versions)[2], len(keys), 0.3).pvalue > 1e-6
+    await client.models.canary("m@live", 2, percent=60.0)  # who has met it keeps it
+    await until(lambda: _percent(nodes, 60.0), 30.0, "the nodes follow")
+    more = await asyncio.gather(*(of(nodes[1], key) for key in keys))
+    assert all(now == 2 for was, now in zip(first, more, strict=True) if was == 2)
+    assert Counter(more)[2] > Counter(first)[2]
+    # Without limits nobody takes it back, and what there was is told.
+    assert (await alias_of(client)).canary is not None
+    told = nodes[1].serving.canaries.told("m", "live")
+    assert told is not None
+    assert (told["canary"]["requests"], told["others"]["requests"]) == (Counter(more)[2], Counter(more)[1])
+    async with http.get(f"{nodes[0]._address}/metrics") as answer:
+        assert 'zkd_canary_requests_total{model="m",alias="live",side="canary"}' in await answer.text()
+
+
+async def _percent(nodes: list[Daemon], percent: float) -> bool:
+    aliases = [node.keeping.registry.models["m"].aliases["live"] for node in nodes]
+    return all(alias.canary is not None and alias.canary.percent == percent for alias in aliases)
+
+
+async def test_a_canary_that_cannot_answer_costs_nobody_an_answer_and_is_taken_back(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    nodes = await opened(site, client, "a", "b")
+    await client.models.push("m", made(1.0, 2.0, 3.0))  # wants a feature more than is sent
+    await client.models.canary("m@live", 3, percent=40.0, error_share=0.05)
+    await seen(*nodes, version=3)
+    for number in range(60):  # what no version takes is held against none
+        status, said = await asked(http, nodes[0], "m@live", [["x"]], key=str(number))
+        assert status == 400, said
+    told = nodes[0].serving.canaries.told("m", "live")
+    assert told is not None
+    assert (told["canary"]["requests"], told["others"]["requests"]) == (0, 0)
+    why = await taken_back(client, http, nodes)
+    assert why.startswith("canary 3 taken back: errors in ")
+    assert why.endswith("the limit is 5 %")
+    assert [move.version for move in (await alias_of(client)).history] == [1, 1, 1]
+
+
+async def test_a_slow_canary_is_taken_back(site: Site, client: zkd.Client, http: aiohttp.ClientSession) -> None:
+    nodes = await opened(site, client, "a")
+    await client.models.push("m", slow())
+    await client.models.canary("m@live", 3, percent=50.0, p99_ms=3.0)
+    await seen(*nodes, version=3)
+    why = await taken_back(client, http, nodes, ROWS * 8)
+    assert "requests computed for more than 3 ms" in why
+
+
+def slow() -> Trained:
+    """A net that takes some 20 ms for what takes a linear model 0.1 ms."""
+    model = Model("mlp", 2, hidden=(1500, 1500))
+    return dataclasses.replace(made(1.0, 2.0), model=model, w=first_parameters(model), explanation=None)
+
+
+async def test_a_canary_that_predicts_something_else_is_taken_back(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    nodes = await opened(site, client, "a")
+    await client.models.canary("m@live", 2, percent=50.0, drift=0.2)
+    await seen(*nodes, version=2)
+    why = await taken_back(client, http, nodes)
+    assert why.startswith("canary 2 taken back: predictions drift by ")
