@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -59,7 +60,7 @@ from zkd.store import BlobStore, CheckpointStore, DigestFiles, Home, SegmentCach
 from zkd.trainer import Trainer
 from zkd.training.answers import Answers
 from zkd.training.counters import Counters
-from zkd.workers import Limits, Pool
+from zkd.workers import Limits, Pool, sandbox
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
 
@@ -156,6 +157,7 @@ class Daemon:
                     blas_threads=settings.workers.threads,
                     recycle_tasks=settings.workers.recycle_tasks,
                     recycle_age_s=settings.workers.recycle_age_s,
+                    writable=_writable(settings),
                 ),
                 log=self._log,
             )
@@ -685,6 +687,15 @@ class Daemon:
     @property
     def _cluster(self) -> str:
         return f"{self.settings.zookeeper.hosts}{self.settings.zookeeper.root}"
+
+
+def _writable(settings: Settings) -> tuple[Path, ...] | None:
+    """Where kernels may change files; None: they are not shut in."""
+    if not settings.workers.sandbox:
+        return None
+    if not sandbox.version():
+        raise BadSettings("workers.sandbox: this kernel has no Landlock, or a filter of system calls forbids it")
+    return tuple(settings.workers.writable)
 
 
 class _Tasks(asyncio.TaskGroup):

@@ -79,6 +79,10 @@ def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def _paths(value: list[str]) -> list[Path]:
+    return [_path(each) for each in value]
+
+
 def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """Of the memory that this process may use: the machine's, or what its container or service is allowed, if less."""
     least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -189,6 +193,8 @@ class Workers(Struct, frozen=True, kw_only=True):
     recycle_tasks: Annotated[int, Meta(ge=1)] = 10_000  # replaced by a fresh process after so many, against leaks
     recycle_age_s: Seconds = 86400.0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of BLAS in each; more than one pays with few slots only
+    sandbox: bool = False  # Landlock: kernels change files below `writable` alone, use no TCP, signal nobody
+    writable: Annotated[list[Path], _check(_paths)] = []  # what is not there when a worker starts is not
 
 
 class Tasks(Struct, frozen=True, kw_only=True):
@@ -363,7 +369,7 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 def _from_text(key: Key, text: str) -> Any:
     """Lists are written ``a,b`` and tables ``rack=r1,gpu=no`` where only text can be given."""
-    kind = get_origin(key.type)
+    kind = get_origin(get_args(key.type)[0] if get_origin(key.type) is Annotated else key.type)
     if kind is list:
         return [part.strip() for part in text.split(",") if part.strip()]
     if kind is dict:

@@ -145,6 +145,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     grace_s: float = 1.0  # between SIGTERM and SIGKILL
     recycle_tasks: int = 100_000
     recycle_age_s: float = 3600.0
+    writable: tuple[Path, ...] | None = None  # shut in: kernels change no file elsewhere; None: not shut in
     recycle_growth: int = 256 * 1024 * 1024  # bytes of private memory that stay after a run
 
 

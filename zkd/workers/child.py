@@ -42,6 +42,7 @@ from zkd.workers.frames import (
     ReadyHeader,
     RejectedHeader,
 )
+from zkd.workers.sandbox import shut_in
 
 RECEIVE_BYTES: Final = 64 * 1024
 MESSAGE_CHARS_MAX: Final = 4_000
@@ -69,6 +70,9 @@ def run_worker(
     status = 1
     try:
         _settle(output, parent)
+        if configure.writable is not None:
+            own = [configure.blob_dir, *([configure.made_dir] if configure.made_dir else [])]
+            shut_in([Path(path) for path in (*own, *configure.writable)])
         Worker(number, *line, registry, configure).serve()
         status = 0
     except SystemExit as error:

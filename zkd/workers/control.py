@@ -26,6 +26,7 @@ class Configure(Struct, frozen=True, tag=True):
     pool: str  # a name for this pool's files, unlike that of any other
     memory: int | None
     made_dir: str = ""  # where rows that a kernel gave are put; none are taken without it
+    writable: list[str] | None = None  # where kernels may change files beside these two; None: wherever they can
 
 
 class Spawn(Struct, frozen=True, tag=True):

@@ -223,6 +223,7 @@ class Staff:
             self._name,
             self._limits.memory,
             "" if self._made_dir is None else str(self._made_dir),
+            None if self._limits.writable is None else [str(path.absolute()) for path in self._limits.writable],
         )
 
     def _blame(self, module: str, how: str) -> None:
