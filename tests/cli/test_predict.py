@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,10 +44,46 @@ def test_a_dataset_is_predicted_and_the_model_judged(zkd: Zkd, tmp_path: Path) -
             zkd("data", "rm", name, "--yes")
 
 
+def test_rows_from_here_are_answered_by_the_nodes(zkd: Zkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS["softmax"]
+    file, table = tmp_path / "kinds.safetensors", tmp_path / "some.npz"
+    file.write_bytes(model.write())
+    some = {name: column[:1200] for name, column in TABLE.items()}
+    np.savez(table, **some)
+    labels = model.predict(some).tolist()
+    objects = [
+        json.dumps({"x": some["x"][row].tolist(), "age": int(some["age"][row]), "rows": float(some["rows"][row])})
+        for row in range(3)
+    ]
+    try:
+        assert zkd("model", "push", "kinds", str(file)).code == 0
+        assert zkd("model", "alias", "kinds@live").code == 0
+        ran = zkd("predict", "kinds@live", "--rows", str(table), "--deadline", "60", "-o", "jsonl")
+        assert ran.code == 0, ran.err
+        lines = [json.loads(line) for line in ran.out.splitlines()]
+        assert [line["prediction"] for line in lines] == labels
+        assert {line["version"] for line in lines} == {1}
+        ran = zkd("predict", "kinds", "--row", objects[0], "--row", objects[1], "--want", "prediction", "--json")
+        assert ran.json == [{"prediction": label, "version": 1} for label in labels[:2]]
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(objects).encode())))
+        ran = zkd("predict", "kinds@1", "--rows", "-", "--want", "attributions", "--json")
+        assert [len(line["attributions"]) for line in ran.json] == [6, 6, 6]
+        ran = zkd("predict", "kinds@1", "--row", '{"x": 1}')
+        assert (ran.code, "expected the features" in ran.err) == (2, True)
+        ran = zkd("predict", "kinds@1", "--row", "[1]")
+        assert (ran.code, "expected a JSON object" in ran.err) == (2, True)
+    finally:
+        zkd("model", "rm", "kinds", "--yes")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
         (("m", "d"), 2, "expected --out NAME, or --metrics, or both"),
+        (("m",), 2, "expected DATASET, --rows or --row"),
+        (("m", "d", "--row", "{}"), 2, "expected one of DATASET, --rows and --row"),
+        (("m", "d", "--out", "o", "--key", "k"), 2, "--want, --deadline and --key are for --rows and --row"),
+        (("nobody@live", "--row", "{}"), 3, "no model nobody"),
         (("m", "d", "--metrics", "--replace"), 2, "without --out nothing is made that has replace"),
         (("nobody", "d", "--out", "o"), 3, "neither a registered model nor a training job 'nobody'"),
         (("./none.safetensors", "d", "--out", "o"), 2, "none.safetensors: No such file"),

@@ -275,6 +275,30 @@ async def test_a_model_is_unknown_when_every_node_says_so(client: Client, temple
     assert late.asked
 
 
+async def test_a_model_that_nodes_do_not_know_yet_is_waited_for(client: Client, temple: Temple) -> None:
+    node = await temple.add("a", know_nothing)
+    await registered(temple)
+    async with client.predictor("sums@live", deadline_s=PATIENT_S) as predictor, asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(predictor(X))
+        await until(lambda: len(node.asked) > 2, "it was asked again")
+        node.how = answer
+        np.testing.assert_array_equal(await asked, SUMS)
+
+
+async def registered(temple: Temple) -> str:
+    """Versions 3 and 4 of sums, of which live is the first; the path of that alias."""
+    session, paths = temple.session, temple.paths
+    await ensure_path(session, paths.model_versions("sums"))
+    await ensure_path(session, f"{paths.model('sums')}/aliases")
+    await session.set(paths.model("sums"), encode(ModelHead(4)), version=-1)
+    for number in (3, 4):
+        version = ModelVersion(file=ModelFile("0" * 64, 1), kind="linear", features=[Feature("a"), Feature("b")])
+        await session.create(paths.model_version("sums", number), encode(version))
+    alias = f"{paths.model('sums')}/aliases/live"
+    await session.create(alias, encode(Alias(3)))
+    return alias
+
+
 async def test_nodes_that_drain_are_asked_only_when_there_are_no_others(client: Client, temple: Temple) -> None:
     draining = await temple.add("draining")
     await temple.leave("draining")
@@ -321,15 +345,7 @@ async def test_a_node_that_says_it_is_busy_is_spared(client: Client, temple: Tem
 
 async def test_a_remembered_answer_asks_nobody_until_the_alias_moves(client: Client, temple: Temple) -> None:
     oracle = await temple.add("a")
-    session, paths = temple.session, temple.paths
-    await ensure_path(session, paths.model_versions("sums"))
-    await ensure_path(session, f"{paths.model('sums')}/aliases")
-    await session.set(paths.model("sums"), encode(ModelHead(4)), version=-1)
-    for number in (3, 4):
-        version = ModelVersion(file=ModelFile("0" * 64, 1), kind="linear", features=[Feature("a"), Feature("b")])
-        await session.create(paths.model_version("sums", number), encode(version))
-    alias = f"{paths.model('sums')}/aliases/live"
-    await session.create(alias, encode(Alias(3)))
+    session, alias = temple.session, await registered(temple)
     async with client.predictor("sums@live", deadline_s=PATIENT_S, cache_bytes=10_000) as predictor:
         first = await predictor.ask(X)
         again = await predictor.ask(X.copy())

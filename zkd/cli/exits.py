@@ -67,6 +67,7 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
         (e.ModelNotFound, Exit.NOT_FOUND, "`zkd model ls` lists the models, `zkd model ls NAME` the versions of one."),
         (e.ModelInUse, Exit.CONFLICT, ""),
         (e.BadModel, Exit.USAGE, ""),
+        (e.NotPredicted, _without_answer(error), "`zkd get nodes` shows who is here."),
         (e.BadRows, Exit.USAGE, ""),
         (e.BadTraining, Exit.USAGE, ""),
         (e.JobNotFound, Exit.NOT_FOUND, "`zkd train ls` lists the jobs."),
@@ -95,6 +96,11 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
         if isinstance(error, kinds):
             return code, advice
     return Exit.USAGE, ""
+
+
+def _without_answer(error: BaseException) -> Exit:
+    kind = getattr(error, "kind", "")
+    return {"deadline": Exit.TIMED_OUT, "full": Exit.OVERLOADED}.get(kind, Exit.TASK_FAILED)
 
 
 def crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 1.0
 AT_ONCE = 128  # requests of one predictor on their way; more wait here, within their deadlines
 MANY_AT_ONCE = 16
+SOON_S = 0.02  # until nodes are asked again for what was registered a moment ago
 WANTS = ("prediction", "probabilities", "score", "attributions")
 COMBINES = ("mean", "weighted", "vote")
 
@@ -65,8 +66,10 @@ class Predictor:
             if (combine, weights, quorum) != (None, None, None):
                 raise BadModel("combine, weights and quorum are of several models: expected a list of them")
             ref = _ref(model)
+            self._refs = [ref]
             self._path, fields = f"/v1/models/{ref}/predict", {}
         else:
+            self._refs = [_ref(each) for each in model]
             self._path, fields = "/v1/ensembles/predict", _ensemble(model, combine, weights, quorum)
         if missing not in ("refuse", "propagate"):
             raise BadRows("missing", f"expected refuse or propagate, got {missing!r}")
@@ -143,21 +146,34 @@ class Predictor:
     async def _asked(self, question: Any, wanted: Sequence[str] | None, began: float, within_s: float) -> Answer:
         from zkd.client.prediction_race import Race
 
-        race = Race(self._lane, question, began, began + within_s)
+        give_up = began + within_s
+        race = Race(self._lane, question, began, give_up)
         try:
-            async with asyncio.timeout_at(began + within_s), self._turns:
-                self._races.add(race)
-                answer = await race.run()
+            async with asyncio.timeout_at(give_up), self._turns:
+                while True:
+                    self._races.add(race)
+                    try:
+                        answer = await race.run()
+                        break
+                    except ModelNotFound:
+                        await self._expect_registered()
+                    finally:
+                        self._races.discard(race)
+                    await asyncio.sleep(SOON_S)
+                    race = Race(self._lane, question, began, give_up)
         except TimeoutError:
             words = f"{self._what}: no answer within {within_s:g} s; {race.told()}"
             raise NotPredicted("deadline", words) from None
-        finally:
-            self._races.discard(race)
         if answer.rows != question.rows or any(getattr(answer, name) is None for name in wanted or ()):
             wants = "" if wanted is None else f" with {', '.join(wanted)}"
             words = f"expected an answer{wants} about {question.rows} rows, got one about {answer.rows}"
             raise NotPredicted("failed", f"{self._what}: {answer.node}: {words}")
         return replace(answer, asked=tuple(race.asked), seconds=asyncio.get_running_loop().time() - began)
+
+    async def _expect_registered(self) -> None:
+        """Raises `ModelNotFound` unless the tree has what nodes do not know: then they will, soon."""
+        for ref in self._refs:
+            await self._client.models.get(str(ref))
 
     async def many(
         self, batches: Iterable[Any] | AsyncIterable[Any], *, at_once: int = MANY_AT_ONCE, **options: Any
