@@ -53,14 +53,15 @@ from zkd.node.scheduler import Scheduler
 from zkd.node.steward import Steward
 from zkd.node.sweeper import Sweeper
 from zkd.paths import Paths, TaskId, is_name
-from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState
+from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState, Task
 from zkd.registry import FILE_BYTES_MAX, FILES_URL
+from zkd.serving import tasks as serving_tasks
 from zkd.settings import Settings, address, changed, load, machine_bytes, with_live
 from zkd.store import BlobStore, CheckpointStore, DigestFiles, Home, SegmentCache, SegmentStore
 from zkd.trainer import Trainer
 from zkd.training.answers import Answers
 from zkd.training.counters import Counters
-from zkd.workers import Limits, Pool, sandbox
+from zkd.workers import Limits, Outcome, Pool, sandbox
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
 
@@ -241,6 +242,7 @@ class Daemon:
             lambda: self._address,
             self.membership.refresh,
             provision,
+            {serving_tasks.KERNEL: self._predict},
         )
         self.trainer = Trainer(
             session,
@@ -326,8 +328,8 @@ class Daemon:
         await self.election.resign()
         await self.trainer.drain()
         self.answers.close("the node stops")
-        await self.serving.drain(self.settings.node.drain_timeout_s)
         await self.executor.drain(self.settings.node.drain_timeout_s)
+        await self.serving.drain(self.settings.node.drain_timeout_s)
         await self.executor.hand_back_strays()
         await self.heartbeat.remove()
 
@@ -604,10 +606,16 @@ class Daemon:
     def _token(self) -> str | None:
         return self.membership.token if self.phase is not Phase.STARTING else None
 
+    async def _predict(self, task: Task, task_id: TaskId, timeout_s: float) -> Outcome:
+        """What came of a task for the model server."""
+        return await serving_tasks.predict(
+            self.serving.predict, self._store.results, self._fetch, task, task_id, timeout_s
+        )
+
     def _not_serving(self) -> str | None:
         """Why this node answers no requests for predictions."""
-        if self.phase is Phase.STARTING:
-            return "the node starts"
+        if self.phase is not Phase.SERVING:
+            return f"the node is {self.phase.value}"
         return "the node is being drained" if self._state == "draining" else None
 
     async def _why(self, task_id: str) -> tuple[str | None, str | None]:

@@ -88,10 +88,12 @@ class Inference:
         """The answer to a request that came at this time of the loop. Raises `NotPredicted`."""
         return await self._front.predict(ref, request, arrived)
 
-    async def predict_body(self, ref: ModelRef, body: bytes, kind: str, key: str | None, arrived: float) -> Answer:
+    async def predict_body(
+        self, ref: ModelRef, body: bytes, kind: str, key: str | None, arrived: float, is_gone: Callable[[], bool]
+    ) -> Answer:
         """The answer to a body that came by HTTP. Raises `NotPredicted`."""
         request = read(body, kind)
-        return await self.predict(ref, request._replace(key=request.key or key), arrived)
+        return await self.predict(ref, request._replace(key=request.key or key, is_gone=is_gone), arrived)
 
     async def describe(self, ref: ModelRef) -> dict[str, Any]:
         """What is served under this name, and how its canary does here. Raises `NotPredicted`."""

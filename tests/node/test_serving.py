@@ -134,3 +134,27 @@ async def test_what_is_wrong_is_said_and_costs_nobody_else_anything(
     assert status == 400, text
     async with http.post(f"{node._address}/v1/models/m/predict", json={"rows": [[1, 2]]}) as answer:
         assert answer.status == 401
+
+
+async def test_a_task_gives_the_same_answer_and_says_what_is_wrong(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    node = await served(site, client)
+    _, said = await asked(http, node, "m@live", [[1, 5], [0, 0]], want=["prediction", "score", "attributions"])
+    run = await client.run("predict", "m@live", [[1, 5], [0, 0]], want=["prediction", "score", "attributions"])
+    assert run.keys() == said.keys()
+    for field in said.keys() - {"ms"}:
+        assert np.array_equal(run[field], said[field]), field
+    many = np.arange(40_000, dtype=np.float64).reshape(-1, 2)  # an array in base64, and an answer in a file
+    whole = await client.run("predict", "m@live", many)
+    assert np.array_equal(whole["prediction"], many @ [1.0, 2.0] + 1.0)
+    for args, kwargs, words in (
+        (("m@live",), {}, "rows"),
+        (("nope", [[1, 2]]), {}, "no model nope"),
+        (("m", [[1]]), {}, "expected 2 numbers"),
+        (("m", [[1, 2]]), {"rows": [[1, 2]]}, "rows"),
+        (("m", [[1, 2]]), {"want": ["magic"]}, "magic"),
+        (("m", [[1, 2]], None, "refuse", -5), {}, "deadline_ms"),
+    ):
+        with pytest.raises(zkd.TaskRejected, match=words):
+            await client.run("predict", *args, **kwargs)

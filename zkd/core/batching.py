@@ -86,7 +86,8 @@ class Batching:
         self.bytes_max = bytes_max
         self.concurrency = concurrency
         self.processes = processes
-        self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()  # in their turn
+        self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()  # used longest ago first
+        self._turns: OrderedDict[Hashable, _Lane] = OrderedDict()  # those where something waits, in their turn
         self.requests = 0  # that wait
         self.size = 0
 
@@ -103,7 +104,7 @@ class Batching:
         as much of each of the others."""
         lane = self._lanes.get(lane_key)
         own_s = 0.0 if lane is None else lane.backlog_s()
-        others = [each.backlog_s() for key, each in self._lanes.items() if key != lane_key and each.size]
+        others = [each.backlog_s() for key, each in self._turns.items() if key != lane_key]
         beside_s = sum(min(each, own_s + self.target_s) for each in others)
         return (own_s + beside_s) / self.processes
 
@@ -121,6 +122,7 @@ class Batching:
         if lane is None:
             self._forget_lanes()
             lane = self._lanes[request.lane] = _Lane()
+        self._lanes.move_to_end(request.lane)
         self._put(lane, request)
         return None
 
@@ -136,14 +138,15 @@ class Batching:
     def take(self, now: float) -> Batch | None:
         """What is to be answered next; None if nothing waits that may run. What came too late is passed over: whoever
         waits for it knows its deadline, too."""
-        for key, lane in list(self._lanes.items()):
+        for key, lane in list(self._turns.items()):
             if lane.running >= self.concurrency:
                 continue
             batch = self._taken(key, lane, now)
             if batch.requests:
                 lane.running += 1
                 lane.running_size += batch.size
-                self._lanes.move_to_end(key)
+                if lane.waiting:
+                    self._turns.move_to_end(key)
                 return batch
         return None
 
@@ -205,6 +208,7 @@ class Batching:
             lane.waiting.appendleft(request)
         else:
             lane.waiting.append(request)
+        self._turns.setdefault(request.lane, lane)
         lane.size += request.size + REQUEST_BYTES
         self.size += request.size
         self.requests += 1
@@ -213,6 +217,8 @@ class Batching:
         lane.size -= request.size + REQUEST_BYTES
         self.size -= request.size
         self.requests -= 1
+        if not lane.waiting:
+            del self._turns[request.lane]
 
     def _forget_lanes(self) -> None:
         for key, lane in list(self._lanes.items()):

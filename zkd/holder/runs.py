@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from msgspec import structs
 
@@ -30,6 +31,9 @@ from zkd.workers.run import remove_blob
 AHEAD = 2
 FETCHES_AT_ONCE = 8  # of the values of one task's parts
 
+Elsewhere: TypeAlias = Callable[[Task, TaskId, float], Awaitable[Outcome]]  # within so many seconds
+NOWHERE: Mapping[str, Elsewhere] = MappingProxyType({})
+
 
 class Runs:
     def __init__(
@@ -43,8 +47,10 @@ class Runs:
         fetch: Callable[[BlobRef], Awaitable[str]],
         timeout_s: Callable[[], float],
         provision: Provision | None = None,
+        elsewhere: Mapping[str, Elsewhere] = NOWHERE,
     ) -> None:
-        """`held` belongs to the executor; `ended` is called once a run that was not stopped, `do` owns coroutines."""
+        """`held` belongs to the executor; `ended` is called once a run that was not stopped, `do` owns coroutines;
+        `elsewhere` runs some kernels without a worker."""
         self._pool = pool
         self._slots = slots
         self._held = held
@@ -53,6 +59,7 @@ class Runs:
         self._fetch = fetch
         self._timeout_s = timeout_s
         self._provision = provision
+        self._elsewhere = elsewhere
         self.incarnation: str | None = None
         self.is_stopped = True  # nothing is begun
         self.queue: list[tuple[int, int, TaskId]] = []
@@ -97,10 +104,25 @@ class Runs:
             held.has_slots = True
             held.advance(Step.STARTED)
             held.started = _now()
-            if task.dataset is not None or has_blobs(task):
+            if task.kernel in self._elsewhere:
+                self._do(held, self._run_elsewhere(held, task))
+            elif task.dataset is not None or has_blobs(task):
                 self._do(held, self._prepare_and_call(held, task))
             else:
                 self._call(held, task, Provided(call_of(task, held.line, self.incarnation, {}), {}))
+
+    async def _run_elsewhere(self, held: Held, task: Task) -> None:
+        left_s = self._left_s(held, task)
+        try:
+            async with asyncio.timeout(left_s):
+                outcome = await self._elsewhere[task.kernel](task, held.line.id, left_s)
+        except TimeoutError:
+            outcome = TimedOut(left_s)
+        held.work = None
+        if held.state is State.RUNNING and held.stopped_for is None:
+            self._ran(held, outcome)
+        else:
+            remove_blob(outcome)
 
     async def _prepare_and_call(self, held: Held, task: Task) -> None:
         try:
@@ -154,12 +176,10 @@ class Runs:
         return structs.replace(found.call, files=files)
 
     def _call(self, held: Held, task: Task, provided: Provided) -> None:
-        timeout_s = task.timeout_s or self._timeout_s()
-        if held.expires_at is not None:
-            timeout_s = min(timeout_s, max(0.0, held.expires_at - _now()))
-            if timeout_s == 0.0:
-                self._ran(held, TimedOut(0.0))
-                return
+        timeout_s = self._left_s(held, task)
+        if timeout_s == 0.0:
+            self._ran(held, TimedOut(0.0))
+            return
 
         def progressed(fraction: float | None, note: str | None) -> None:
             held.progress, held.note = fraction, note
@@ -173,6 +193,11 @@ class Runs:
         run = self._pool.submit(provided.call, ended, timeout_s=timeout_s, on_progress=progressed)
         if held.state is State.RUNNING:
             held.run = run
+
+    def _left_s(self, held: Held, task: Task) -> float:
+        """How long it may run."""
+        timeout_s = task.timeout_s or self._timeout_s()
+        return timeout_s if held.expires_at is None else min(timeout_s, max(0.0, held.expires_at - _now()))
 
     def _ran(self, held: Held, outcome: Outcome) -> None:
         """The pool's answer, in one of its callbacks."""

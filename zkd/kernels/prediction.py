@@ -75,6 +75,23 @@ def combine_evaluations(parts: list[dict[str, Any]]) -> Any:
     return evaluation.combined(parts)
 
 
+@kernel
+def predict(
+    model: str,
+    rows: Any,
+    want: list[Literal["prediction", "probabilities", "score", "attributions"]] | None = None,
+    missing: Literal["refuse", "propagate"] = "refuse",
+    deadline_ms: float | None = None,
+    key: str | int | None = None,
+) -> Any:
+    """What a registered model says of some rows: `NAME`, `NAME@3` or `NAME@alias`.
+
+    `rows` are columns by feature, or rows, each a list of all features in their order or an object by feature. The node
+    answers such a task as it does requests over HTTP, in processes where models stay open; a worker cannot.
+    """
+    raise NotInTask(f"{model}: a node's model server answers this, not a worker")
+
+
 def _given(trained: Trained, columns: Sequence[Any], last: str | None) -> tuple[Mapping[str, Any], Any]:
     """The features by name, and the column that comes last."""
     if len(columns) == 1 and isinstance(columns[0], dict):

@@ -38,7 +38,7 @@ from zkd.errors import (
 from zkd.holder.following import Following
 from zkd.holder.held import Held, life
 from zkd.holder.provision import Provision
-from zkd.holder.runs import Runs
+from zkd.holder.runs import NOWHERE, Elsewhere, Runs
 from zkd.holder.settling import Settling
 from zkd.paths import NodeId, Paths, TaskId
 from zkd.records import Assigned, Assignment, BlobRef, Running, Task
@@ -71,8 +71,10 @@ class Executor:
         address: Callable[[], str | None],
         told: Callable[[], None] = lambda: None,
         provision: Provision | None = None,
+        elsewhere: Mapping[str, Elsewhere] = NOWHERE,
     ) -> None:
-        """`told`: what our entry in nodes/ should say, of `missed` lists, has changed."""
+        """`told`: what our entry in nodes/ should say, of `missed` lists, has changed. `elsewhere` runs some kernels
+        without a worker."""
         self._session = session
         self._paths = paths
         self._endings = endings
@@ -114,6 +116,7 @@ class Executor:
             fetch=fetch,
             timeout_s=timeout_s,
             provision=provision,
+            elsewhere=elsewhere,
         )
         self._read_at_once = READ_AT_ONCE_FIRST
         self._idle = asyncio.Event()

@@ -16,6 +16,7 @@ import numpy as np
 from msgspec import Raw, Struct
 
 from zkd import codec
+from zkd.arrays import from_json
 from zkd.arrays.tensors import pack, unpack
 from zkd.errors import BadRecord, ZkdError
 from zkd.models import alone
@@ -29,6 +30,8 @@ from zkd.models.trained import Trained
 NUMBERS_MAX: Final = 1 << 22  # in an answer, and of features in a request
 EXPLAINED_MAX: Final = 1000  # rows of a net whose attributions are asked for at a time
 NAMED_MAX: Final = 10
+ARRAY_NAMES: Final = {"dtype", "shape", "data"}  # of an array in JSON
+BLOB_NAMES: Final = {"blob", "size", "format"}  # and of one in a file
 SAMPLE_MAX: Final = 8  # rows whose predictions the daemon hears of
 
 Cell: TypeAlias = float | bool | None
@@ -50,6 +53,7 @@ class Ask(Struct, frozen=True):
     missing: str
     arrived: float  # by the monotonic clock that all processes of a machine share
     about: dict[str, Any]
+    files: dict[str, str] = {}  # sha256 of an array that it refers to -> where it lies
 
 
 class Outcome(Struct, frozen=True):
@@ -142,7 +146,7 @@ def _rows(model: Served, ask: Ask, body: bytes | memoryview) -> Matrix:
             "bad_request", f"want: a model of kind {model.model.kind} gives {', '.join(model.gives)}; got {unknown[0]}"
         )
     try:
-        rows = _of_json(model, body) if ask.form == "json" else _of_tensors(model, body)
+        rows = _of_json(model, body, ask.files) if ask.form == "json" else _of_tensors(model, body)
     except BadRecord as error:
         raise Wrong("bad_request", str(error)) from None
     except MemoryError:
@@ -157,10 +161,13 @@ def _rows(model: Served, ask: Ask, body: bytes | memoryview) -> Matrix:
     return rows
 
 
-def _of_json(model: Served, body: bytes | memoryview) -> Matrix:
+def _of_json(model: Served, body: bytes | memoryview, files: Mapping[str, str]) -> Matrix:
     text = bytes(body).lstrip()
     if text[:1] == b"{":
-        return _side_by_side(model, _columns_of(model, codec.decode(text, dict[str, Raw])))
+        given = codec.decode(text, dict[str, Raw])
+        if given.keys() == ARRAY_NAMES or given.keys() >= BLOB_NAMES:
+            return _whole(model, _array(text, "$.rows", files))
+        return _side_by_side(model, _columns_of(model, given, files))
     if text[:1] != b"[":
         raise BadRecord("$.rows", "expected columns by feature, or a list of rows")
     if text[1:].lstrip()[:1] == b"{":
@@ -175,18 +182,42 @@ def _of_json(model: Served, body: bytes | memoryview) -> Matrix:
     return np.array(rows, np.float64).reshape(len(rows), wide)
 
 
-def _columns_of(model: Served, given: Mapping[str, Raw]) -> list[Array]:
+def _whole(model: Served, array: Array) -> Matrix:
+    if array.ndim != 2 or array.shape[1] != model.model.features:
+        raise BadRecord("$.rows", f"expected rows x {model.model.features}, got shape {list(array.shape)}")
+    return array.astype(np.float64)
+
+
+def _array(text: bytes, where: str, files: Mapping[str, str]) -> Array:
+    """An array as it stands in JSON, see `zkd.arrays`."""
+    array = from_json(text, files, where)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise BadRecord(where, "expected an array of numbers, or lists")
+    return array
+
+
+def _columns_of(model: Served, given: Mapping[str, Raw], files: Mapping[str, str]) -> list[Array]:
     _expect_names(model, given, "$.rows")
-    columns, many = [], None
+    columns: list[Array] = []
+    many: int | None = None
     for name, width in model.features:
         where = f"$.rows.{name}"
+        if bytes(given[name]).lstrip()[:1] == b"{":
+            array = _array(bytes(given[name]), where, files)
+            if array.ndim != 1 + bool(width) or array.shape[1:] != (width,) * bool(width):
+                raise BadRecord(
+                    where, f"expected {f'rows x {width}' if width else 'rows'}, got shape {list(array.shape)}"
+                )
+            _expect_rows(model, len(array), many, where)
+            many = len(array)
+            columns.append(array.reshape(many, width or 1))
+            continue
         kind: Any = list[list[Cell]] if width else list[Cell]
         values = _decoded(given[name], kind, where)
         for number, value in enumerate(values if width else ()):
             if len(value) != width:
                 raise BadRecord(f"{where}[{number}]", f"expected {width} numbers, got {len(value)}")
-        if many is not None and len(values) != many:
-            raise BadRecord(where, f"expected {many} rows as in {model.features[0][0]}, got {len(values)}")
+        _expect_rows(model, len(values), many, where)
         many = len(values)
         columns.append(np.array(values, np.float64).reshape(many, width or 1))
     return columns
@@ -215,9 +246,7 @@ def _of_tensors(model: Served, body: bytes | memoryview) -> Matrix:
             raise BadRecord(f"$.{name[:200]}", f"expected numbers, got {array.dtype}")
     whole = arrays.get("rows") if len(arrays) == 1 and "rows" not in dict(model.features) else None
     if whole is not None:
-        if whole.ndim != 2 or whole.shape[1] != model.model.features:
-            raise BadRecord("$.rows", f"expected rows x {model.model.features}, got shape {list(whole.shape)}")
-        return whole.astype(np.float64)
+        return _whole(model, whole)
     _expect_names(model, arrays, "$")
     many = len(arrays[model.features[0][0]]) if arrays[model.features[0][0]].ndim else 0
     for name, width in model.features:
@@ -225,6 +254,11 @@ def _of_tensors(model: Served, body: bytes | memoryview) -> Matrix:
         if arrays[name].shape != expected:
             raise BadRecord(f"$.{name}", f"expected shape {list(expected)}, got {list(arrays[name].shape)}")
     return _side_by_side(model, [arrays[name].reshape(many, width or 1) for name, width in model.features])
+
+
+def _expect_rows(model: Served, got: int, many: int | None, where: str) -> None:
+    if many is not None and got != many:
+        raise BadRecord(where, f"expected {many} rows as in {model.features[0][0]}, got {got}")
 
 
 def _side_by_side(model: Served, columns: Sequence[Array]) -> Matrix:
@@ -252,7 +286,9 @@ def _decoded(text: bytes | Raw, kind: Any, where: str) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         words, _, path = str(error).rpartition(" - at `$")
         place = path.rstrip("`") if words else ""
-        raise BadRecord(f"{where}{place}", (words or str(error)).replace("float | bool", "number")) from None
+        raise BadRecord(
+            f"{where}{place}", (words or str(error)).replace("bool | float | null", "a number, true, false or null")
+        ) from None
 
 
 # --- Out ------------------------------------------------------------------------------------------------------

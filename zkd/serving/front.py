@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from zkd.core.canary import Predicted
 from zkd.core.registry import ModelRef, Registered
-from zkd.errors import ModelNotFound, NotPredicted
+from zkd.errors import NotPredicted
 from zkd.serving.canaries import Canaries
 from zkd.serving.replica import Outcome
 from zkd.serving.requests import JSON_TYPE, TENSORS_TYPE, Request
@@ -83,11 +83,9 @@ class Front:
     async def predict(self, ref: ModelRef, request: Request, arrived: float) -> Answer:
         """The answer to a request that came at this time of the loop. Raises `NotPredicted`."""
         deadline = self._server.deadline(request, arrived)
-        model = await self._server.registered(ref.name, deadline)
-        try:
-            routed = self._canaries.route(model, ref, request.key)
-        except ModelNotFound as error:
-            raise NotPredicted("not_found", str(error)) from None
+        model, routed = await self._server.found(
+            ref.name, lambda model: (model, self._canaries.route(model, ref, request.key)), deadline
+        )
         if routed.is_canary:
             return await self._of_canary(model, ref, routed.version, request, arrived, deadline)
         ended = await self._ask(self._server, ref, _route(model, routed.version), request, arrived, deadline)
@@ -153,6 +151,7 @@ class Front:
             return
         self._shadowing += 1
         self._shadowing_bytes += size
+        request = request._replace(is_gone=lambda: False)  # who asked may hang up: he has his answer
         self._group.create_task(self._of_shadow(ref, version, route, request, ours))
 
     async def _of_shadow(self, ref: ModelRef, version: int, route: Route, request: Request, ours: Ended) -> None:

@@ -46,9 +46,15 @@ class Metrics:
         name, number = self._label(model, version)
         self._requests[name, number, kind] += 1
         self._rows[name, number] += rows
+        if kind != "ok":
+            return
         if name not in self._seconds:
             self._seconds[name] = Histogram(SECONDS)
         self._seconds[name].add(took_s)
+
+    def unrouted(self, kind: str) -> None:
+        """A request that came to no version."""
+        self._requests["", "", kind] += 1
 
     def batch(self, requests: int, rows: int, seconds: float) -> None:
         self._batches.add(requests)

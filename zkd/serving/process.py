@@ -1,6 +1,6 @@
 """A serving process: it opens models where they lie, and answers batches of requests, one after the other.
 
-    in   start {room, nice}, load {file, path, version}, drop {file}, batch {batch, file, asks} + a body each
+    in   start {room, nice}, load {model, path, version}, drop {model}, batch {batch, model, asks} + a body each
     out  answers {batch, seconds, outcomes} + a body each
 
 A model's parameters are mapped, not copied: all processes of a node share their memory. What a file is was verified by
@@ -31,26 +31,26 @@ WORDS_MAX: Final = 2000
 class Serving:
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._models: dict[str, Served | str] = {}  # by the digests of their files, or why they are none
+        self._models: dict[str, Served | str] = {}  # or why one cannot be served
         self._limit = Memory()
 
     def serve(self) -> None:
         while (frame := self._line.receive()) is not None:
             head: Any = frame.head
             if frame.kind == "batch":
-                self._answer(head["batch"], head["file"], msgspec.convert(head["asks"], list[Ask]), frame.bodies)
+                self._answer(head["batch"], head["model"], msgspec.convert(head["asks"], list[Ask]), frame.bodies)
             elif frame.kind == "load":
-                self._models[head["file"]] = _opened(head["path"], msgspec.convert(head["version"], ModelVersion))
+                self._models[head["model"]] = _opened(head["path"], msgspec.convert(head["version"], ModelVersion))
             elif frame.kind == "drop":
-                self._models.pop(head["file"], None)
+                self._models.pop(head["model"], None)
             else:
                 assert frame.kind == "start", frame.kind
                 self._limit.allow(head["room"])
                 os.nice(head["nice"])
 
-    def _answer(self, batch: int, file: str, asks: list[Ask], bodies: tuple[memoryview, ...]) -> None:
+    def _answer(self, batch: int, name: str, asks: list[Ask], bodies: tuple[memoryview, ...]) -> None:
         began = time.monotonic()
-        model = self._models[file]
+        model = self._models[name]
         texts: list[bytes] = []
         if isinstance(model, str):
             outcomes = [Outcome(kind="failed", why=model)] * len(asks)
@@ -68,7 +68,10 @@ def _opened(path: str, version: ModelVersion) -> Served | str:
     """The model in this file; or why it cannot be served."""
     try:
         with open(path, "rb") as file:
-            trained = Trained.read(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(mapped) != version.file.size:
+            return f"the model cannot be served: its file has {len(mapped)} bytes, not {version.file.size}"
+        trained = Trained.read(memoryview(mapped))
         refuse_another(version, trained)
         refuse_unsound(trained)
     except (OSError, ValueError, BadRecord, BadModel) as error:

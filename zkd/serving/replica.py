@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -58,7 +59,7 @@ class Replica:
     def __init__(self, number: int, threads: int, nice: int, log: Log, answered: Answered, ended: Ended) -> None:
         self.number = number
         self.died = 0
-        self.open: set[str] = set()  # files that it has open
+        self.open: set[str] = set()  # models
         self._threads = threads
         self._nice = nice
         self._log = log
@@ -87,8 +88,8 @@ class Replica:
 
     @property
     def in_use(self) -> set[str]:
-        """The files that its batches are about."""
-        return {file for _, file in self._batches.values()}
+        """The models that its batches are about."""
+        return {model for _, model in self._batches.values()}
 
     @property
     def is_busy(self) -> bool:
@@ -96,30 +97,28 @@ class Replica:
 
     # --- Batches ----------------------------------------------------------------------------------------
 
-    def load(self, file: str, path: str, version: ModelVersion) -> None:
-        if file not in self.open:
-            self.open.add(file)
-            self._say("load", {"file": file, "path": path, "version": version})
+    def load(self, model: str, path: str, version: ModelVersion) -> None:
+        if model not in self.open:
+            self.open.add(model)
+            self._say("load", {"model": model, "path": path, "version": version})
 
-    def drop(self, file: str) -> None:
-        if file in self.open:
-            self.open.discard(file)
-            self._say("drop", {"file": file})
+    def drop(self, model: str) -> None:
+        if model in self.open:
+            self.open.discard(model)
+            self._say("drop", {"model": model})
 
-    def give(self, batch: Batch, file: str, asks: Sequence[Any], bodies: Sequence[Buffer]) -> None:
+    def give(self, batch: Batch, model: str, asks: Sequence[Any], bodies: Sequence[Buffer]) -> None:
         """`asks` are those of `zkd.serving.answering`."""
         self._last += 1
         if not self._batches:
             self._begin()
-        self._batches[self._last] = batch, file
-        self._say("batch", {"batch": self._last, "file": file, "asks": asks}, *bodies)
+        self._batches[self._last] = batch, model
+        self._say("batch", {"batch": self._last, "model": model, "asks": asks}, *bodies)
 
     def _say(self, kind: str, head: Any, *bodies: Buffer) -> None:
-        assert self._process is not None
-        try:
-            self._process.send(kind, head, *bodies)
-        except ProcessEnded:
-            return  # `serve` hears of that, too
+        if self._process is not None:
+            with suppress(ProcessEnded):  # `serve` hears of that, too
+                self._process.send(kind, head, *bodies)
 
     def _begin(self) -> None:
         self._began = self._still_since = asyncio.get_running_loop().time()
@@ -128,7 +127,7 @@ class Replica:
     # --- The process ------------------------------------------------------------------------------------
 
     async def serve(self, ready: Callable[[], bool]) -> None:
-        """Keep a process until it is retired. `ready` is called when there is one, and says whether it is needed."""
+        """Keep a process until it is retired. `ready` is called when there is one, and says whether one is needed."""
         loop = asyncio.get_running_loop()
         self.is_served = True
         try:
@@ -144,7 +143,11 @@ class Replica:
                 how = await self._life(process, ready)
                 lost, self._batches = [batch for batch, _ in self._batches.values()], {}
                 if self._is_retiring and not lost:
-                    return
+                    self._is_retiring = False
+                    if not ready():
+                        return
+                    continue
+                self._is_retiring = False
                 self.died += 1
                 self._log.warning("serving.died", process=self.number, pid=process.pid, batches=len(lost), how=how)
                 self._ended(self, lost, how)
@@ -154,7 +157,6 @@ class Replica:
 
     async def _life(self, process: Process, ready: Callable[[], bool]) -> str:
         """One process from its start to its end, and how that was."""
-        self.open.clear()
         try:
             self._say("start", {"room": ROOM_BYTES, "nice": self._nice})
             ready()
@@ -165,6 +167,7 @@ class Replica:
         finally:
             await process.close()  # in a second, or it is killed
             self._process = None
+            self.open.clear()
 
     def _heard(self, frame: Frame) -> None:
         said = msgspec.convert(frame.head, _Answers)

@@ -7,6 +7,8 @@ looked at by the process that answers.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -23,6 +25,8 @@ JSON_TYPE: Final = "application/json"
 TENSORS_TYPE: Final = "application/vnd.safetensors"
 HEADER_BYTES_MAX: Final = 1 << 20  # of a container that is a request
 DEADLINE_MS_MAX: Final = 60_000.0
+
+NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 _LENGTH = struct.Struct("<Q")
 
@@ -62,6 +66,10 @@ class Request(NamedTuple):
     missing: Missing = "refuse"
     deadline_s: float | None = None  # from arrival
     key: str | None = None
+    files: Mapping[str, str] = NO_FILES  # of arrays that `rows` refers to: sha256 -> path
+    files_bytes: int = 0
+    is_task: bool = False  # it came as a task, which a node that is drained does to its end
+    is_gone: Callable[[], bool] = lambda: False  # nobody waits for the answer any more
 
 
 def read(body: bytes, content_type: str) -> Request:
@@ -81,7 +89,7 @@ def read(body: bytes, content_type: str) -> Request:
 def _of_json(body: bytes) -> Request:
     asked = codec.decode(body, Body)
     key = None if asked.key is None else str(asked.key)
-    return Request("json", memoryview(asked.rows), _wanted(asked.want), asked.missing, _seconds(asked.deadline_ms), key)
+    return Request("json", memoryview(asked.rows), wanted(asked.want), asked.missing, _seconds(asked.deadline_ms), key)
 
 
 def _of_tensors(body: bytes) -> Request:
@@ -93,10 +101,11 @@ def _of_tensors(body: bytes) -> Request:
     texts = codec.decode(body[_LENGTH.size : _LENGTH.size + length], _Header).texts
     want = texts.want if texts.want is UNSET else codec.decode(texts.want.encode(), list[Want])
     deadline_ms = None if texts.deadline_ms is None else codec.decode(texts.deadline_ms.encode(), DeadlineMs)
-    return Request("tensors", body, _wanted(want), texts.missing, _seconds(deadline_ms), texts.key)
+    return Request("tensors", body, wanted(want), texts.missing, _seconds(deadline_ms), texts.key)
 
 
-def _wanted(want: list[Want] | UnsetType) -> tuple[Want, ...] | None:
+def wanted(want: list[Want] | UnsetType) -> tuple[Want, ...] | None:
+    """Each once. Raises `BadRecord` for none."""
     if want is UNSET:
         return None
     if not want:

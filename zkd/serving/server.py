@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
+from blake3 import blake3
 from structlog.typing import FilteringBoundLogger as Log
 
+from zkd import codec
 from zkd.core.batching import Batch, Batching, Waiting
 from zkd.core.loaded import Loaded
 from zkd.core.registry import ModelRef, Registered
@@ -32,12 +34,16 @@ if TYPE_CHECKING:
 
     from zkd.settings import Serving
 
+T = TypeVar("T")
+
 IDLE_S: Final = 60.0  # without a request
 LOOK_S: Final = 0.1  # at processes that owe something
 DEATHS_MAX: Final = 2  # of processes, from one request
 RETRY_S: Final = 0.1  # at least, after a refusal
 LOOK_UP_S: Final = 1.0  # for a model that is not known here yet
+LOOK_AGAIN_S: Final = 0.05
 LOOKS_AT_ONCE: Final = 4
+KEYS_MAX: Final = 1000
 LATENCIES: Final = 64  # that the median is of
 
 
@@ -74,6 +80,7 @@ class _Pending:
     request: Request
     version: ModelVersion
     about: dict[str, Any]
+    model: str  # its name in processes: its file, and what the registry says of it
     future: asyncio.Future[tuple[Outcome, memoryview]]
 
 
@@ -117,6 +124,8 @@ class ModelServer:
         self._used_at = 0.0
         self._closed_for = ""
         self._latencies: dict[str, deque[float]] = {}
+        self._looking: dict[str, asyncio.Task[tuple[float, str | None]]] = {}
+        self._keys: dict[int, tuple[ModelVersion, str]] = {}
         self.metrics = Metrics()
 
     async def run(self) -> None:
@@ -162,21 +171,18 @@ class ModelServer:
     ) -> tuple[Outcome, memoryview, str]:
         """Have one version asked, and counted. Raises `NotPredicted` for what is not the request's fault."""
         loop = asyncio.get_running_loop()
-        kind, outcome = "failed", Outcome()
+        kind, outcome = "gone", Outcome()
         try:
             outcome, body = await self._asked(ref, route, request, arrived, deadline)
             kind = outcome.kind or "ok"
         except NotPredicted as error:
             kind = error.kind
             raise
-        except asyncio.CancelledError:
-            kind = "gone"
-            raise
         finally:
             took_s = loop.time() - arrived
             self.metrics.ended(ref.name, route.number, kind, took_s, outcome.rows)
             if kind == "ok":
-                self._latencies.setdefault(ref.name, deque(maxlen=LATENCIES)).append(took_s)
+                self._took(ref.name, took_s)
         return outcome, body, self.load(ref.name)
 
     async def _asked(
@@ -184,8 +190,7 @@ class ModelServer:
     ) -> tuple[Outcome, memoryview]:
         loop = asyncio.get_running_loop()
         self._used_at = loop.time()
-        why = self._closed_for or self._not_serving()
-        if why:
+        if why := self._closed_for or (None if request.is_task else self._not_serving()):
             raise NotPredicted("draining", why, 1.0)
         version = route.version
         if version.file.size > self._loaded.bytes_max:
@@ -194,9 +199,9 @@ class ModelServer:
                 f"{ref}: a model of {version.file.size} bytes, where serving.memory is {self._loaded.bytes_max}",
             )
         await self._here(version, deadline)
-        waiting = Waiting(
-            (version.file.id, "attributions" in (request.want or ())), len(request.rows), arrived, deadline
-        )
+        key = self._key(version)
+        lane, size = (key, "attributions" in (request.want or ())), len(request.rows) + request.files_bytes
+        waiting = Waiting(lane, size, arrived, deadline)
         refused = self._batching.admit(waiting, loop.time())
         if refused is not None:
             self.metrics.shed(refused.why)
@@ -208,7 +213,7 @@ class ModelServer:
             "is_canary": route.is_canary,
             "node": self._node,
         }
-        pending = self._pending[waiting] = _Pending(request, version, about, loop.create_future())
+        pending = self._pending[waiting] = _Pending(request, version, about, key, loop.create_future())
         try:
             self._pump()
             async with asyncio.timeout_at(deadline):
@@ -219,22 +224,51 @@ class ModelServer:
             del self._pending[waiting]
             self._batching.forget(waiting)
 
-    async def registered(self, name: str, deadline: float) -> Registered:
-        """What is registered under this name; looked up in the tree, if it is not known here yet."""
+    async def found(self, name: str, choose: Callable[[Registered], T], deadline: float) -> T:
+        """What this makes of what is registered under a name; looked up in the tree where it raises `ModelNotFound`,
+        for it may not be known here yet. Raises `NotPredicted`."""
+        try:
+            return choose(self._known(name))
+        except ModelNotFound:
+            await self._look_up(name, deadline)
+        try:
+            return choose(self._known(name))
+        except ModelNotFound as error:
+            self.metrics.unrouted("not_found")
+            raise NotPredicted("not_found", str(error)) from None
+
+    def _known(self, name: str) -> Registered:
         found = self._models.models.get(name)
-        if found is None or not found.versions:
-            try:
-                async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + LOOK_UP_S)):
-                    async with self._looks:
-                        await self._models.look(name)
-            except (TimeoutError, ZooKeeperError) as error:
-                raise NotPredicted(
-                    "unavailable", f"model {name} is not known here, and cannot be looked up: {error}", 1.0
-                ) from None
-            found = self._models.models.get(name)
-        if found is None or not found.versions:
-            raise NotPredicted("not_found", f"there is no model {name}")
+        if found is None:
+            raise ModelNotFound(f"there is no model {name}")
         return found
+
+    async def _look_up(self, name: str, deadline: float) -> None:
+        """Who has just registered something and asks another node for it is answered; who asks again and again for
+        what is not there costs the tree no more than this."""
+        now = asyncio.get_running_loop().time()
+        looking = self._looking.get(name)
+        if looking is None or (looking.done() and looking.result()[0] + LOOK_AGAIN_S <= now):
+            if self._group is None:
+                return
+            for over in [each for each, look in self._looking.items() if look.done()][KEYS_MAX:]:
+                del self._looking[over]
+            looking = self._looking[name] = self._group.create_task(self._look(name))
+        await asyncio.wait({looking}, timeout=deadline - now)
+        if not looking.done():
+            raise NotPredicted("unavailable", f"{name} is not known here, and looking it up takes too long", 1.0)
+        if (fault := looking.result()[1]) is not None:
+            raise NotPredicted("unavailable", f"{name} is not known here, and cannot be looked up: {fault}", 1.0)
+
+    async def _look(self, name: str) -> tuple[float, str | None]:
+        """When that was, and what was wrong."""
+        fault = None
+        try:
+            async with asyncio.timeout(LOOK_UP_S), self._looks:
+                await self._models.look(name)
+        except (TimeoutError, ZooKeeperError) as error:
+            fault = str(error) or f"no answer within {LOOK_UP_S:g} s"
+        return asyncio.get_running_loop().time(), fault
 
     async def _here(self, version: ModelVersion, deadline: float) -> None:
         if self._files.path(version.file.id) is not None:
@@ -249,11 +283,8 @@ class ModelServer:
 
     async def describe(self, ref: ModelRef) -> dict[str, Any]:
         """What is served under this name. Raises `NotPredicted`."""
-        model = await self.registered(ref.name, asyncio.get_running_loop().time() + LOOK_UP_S)
-        try:
-            number = model.number(ref)
-        except ModelNotFound as error:
-            raise NotPredicted("not_found", str(error)) from None
+        until = asyncio.get_running_loop().time() + LOOK_UP_S
+        model, number = await self.found(ref.name, lambda model: (model, model.number(ref)), until)
         version = model.versions[number]
         alias = None if ref.alias is None else model.aliases[ref.alias]
         return {
@@ -270,6 +301,11 @@ class ModelServer:
             "is_here": self._files.path(version.file.id) is not None,
             "load": self.load_of(ref.name),
         }
+
+    def _took(self, name: str, seconds: float) -> None:
+        if len(self._latencies) >= KEYS_MAX and name not in self._latencies:
+            self._latencies.clear()
+        self._latencies.setdefault(name, deque(maxlen=LATENCIES)).append(seconds)
 
     def load(self, name: str) -> str:
         """What a client compares two nodes by."""
@@ -306,26 +342,26 @@ class ModelServer:
 
     def _give(self, replica: Replica, batch: Batch) -> bool:
         """Whether there was room for its model."""
-        batch.requests[:] = [each for each in batch.requests if each in self._pending]
+        batch.requests[:] = [each for each in batch.requests if self._is_wanted(each)]
         if not batch.requests:
             self._batching.drop(batch)
             return True
         all_pending = [self._pending[each] for each in batch.requests]
         version = all_pending[0].version
-        file = version.file.id
-        path = self._files.path(file)
+        key = all_pending[0].model
+        path = self._files.path(version.file.id)
         if path is None:
             self._batching.drop(batch)
             self._fail(batch.requests, NotPredicted("fetching", "the model's file went, and is fetched again", 1.0))
             return True
         in_use = set[str]().union(*(each.in_use for each in self._replicas))
-        going = self._loaded.use(file, version.file.size, in_use)
+        going = self._loaded.use(key, version.file.size, in_use)
         if going is None:
             return False
         for each in self._replicas:
             for other in going:
                 each.drop(other)
-        replica.load(file, str(path), version)
+        replica.load(key, str(path), version)
         asks = [
             {
                 "form": each.request.form,
@@ -333,11 +369,32 @@ class ModelServer:
                 "missing": each.request.missing,
                 "arrived": waiting.arrived,
                 "about": each.about,
+                "files": dict(each.request.files),
             }
             for each, waiting in zip(all_pending, batch.requests, strict=True)
         ]
-        replica.give(batch, file, asks, [each.request.rows for each in all_pending])
+        replica.give(batch, key, asks, [each.request.rows for each in all_pending])
         return True
+
+    def _is_wanted(self, waiting: Waiting) -> bool:
+        """Whether anybody waits for it. Who has hung up learns nothing, and costs no more."""
+        pending = self._pending.get(waiting)
+        if pending is None or pending.future.done():
+            return False
+        if pending.request.is_gone():
+            pending.future.set_exception(NotPredicted("gone", "who asked has gone"))
+            return False
+        return True
+
+    def _key(self, version: ModelVersion) -> str:
+        """One model: a file, and what is said of it. Two records of one file may differ, and one of them lies."""
+        known = self._keys.get(id(version))
+        if known is None or known[0] is not version:
+            if len(self._keys) >= KEYS_MAX:
+                self._keys.clear()
+            said = codec.encode([version.file, version.kind, version.features, version.outputs, version.classes])
+            known = self._keys[id(version)] = version, blake3(said).hexdigest()
+        return known[1]
 
     def _answered(
         self, batch: Batch, seconds: float, outcomes: Sequence[Outcome], bodies: Sequence[memoryview]
