@@ -55,7 +55,7 @@ class Inference:
         self._tls = tls
         self.server = ModelServer(node, registry, files, settings, memory, log, not_serving=not_serving)
         # A process and a queue of its own: whatever becomes of a shadow, nobody waits for it.
-        shadows = ModelServer(
+        self.shadows = ModelServer(
             node,
             registry,
             files,
@@ -66,7 +66,7 @@ class Inference:
             nice=SHADOWS_NICE,
         )
         self.canaries = Canaries(session, paths, node, registry, log)
-        self._front = Front(self.server, shadows, self.canaries)
+        self._front = Front(self.server, self.shadows, self.canaries)
         self.ensembles = Ensembles(
             node, self.predict, registry, peers, token, lambda: settings().deadline_ms / 1e3, log
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,6 +23,7 @@ from zkd.daemon import Daemon
 from zkd.models.model import Model, first_parameters
 from zkd.models.trained import Trained
 from zkd.registry import Alias
+from zkd.zk.server import EmbeddedServer
 
 ROWS = [[1.0, 5.0], [0.0, 0.0]]
 GOOD, CANARY = [12.0, 1.0], [21.0, 1.0]  # of ROWS: x0 + 2 x1 + 1, and 10 x0 + 2 x1 + 1
@@ -93,7 +96,7 @@ async def test_a_canary_gets_its_share_and_keeps_its_people_on_any_node(
         assert said["is_canary"] == (said["version"] == 2)
         return int(said["version"])
 
-    keys = [f"user-{number}" for number in range(300)]
+    keys = [f"user-{number}" for number in range(150)]
     first = await asyncio.gather(*(of(nodes[0], key) for key in keys))
     assert await asyncio.gather(*(of(nodes[1], key) for key in keys)) == first
     by_chance = await asyncio.gather(*(of(nodes[0], None) for _ in keys))
@@ -160,3 +163,116 @@ async def test_a_canary_that_predicts_something_else_is_taken_back(
     await seen(*nodes, version=2)
     why = await taken_back(client, http, nodes)
     assert why.startswith("canary 2 taken back: predictions drift by ")
+
+
+async def test_one_that_is_as_good_is_not_taken_back(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    nodes = await opened(site, client, "a")
+    await client.models.push("m", made(1.0, 2.0))
+    await client.models.canary("m@live", 3, percent=50.0, error_share=0.01, drift=0.01)
+    await seen(*nodes, version=3)
+    answers = await asyncio.gather(*(asked(http, nodes[0], "m@live", [[number % 7, 0]]) for number in range(300)))
+    assert {status for status, _ in answers} == {200}
+    assert {said["prediction"][0] for _, said in answers} == {float(number + 1) for number in range(7)}
+    told = nodes[0].serving.canaries.told("m", "live")
+    assert told is not None
+    assert told["canary"]["requests"] + told["others"]["requests"] == 300
+    assert told["canary"]["requests"] > 50  # enough to judge by
+    trial = nodes[0].serving.canaries.watched("m", "live")
+    assert trial is not None
+    assert trial.trial.verdict() is None
+    assert (await alias_of(client)).canary is not None
+    assert (await client.models.promote("m@live")).version == 3
+
+
+async def test_a_shadow_changes_no_answer_and_nobody_waits_for_it(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    [node] = await opened(site, client, "a")
+    await client.models.canary("m@live", 2, percent=100.0, shadow=True)
+    await seen(node, version=2)
+
+    async def answers(count: int) -> None:
+        for status, said in await asyncio.gather(*(asked(http, node, "m@live", ROWS) for _ in range(count))):
+            assert (status, said["prediction"], said["version"], said["is_canary"]) == (200, GOOD, 1, False)
+
+    async def compared() -> bool:
+        told = node.serving.canaries.told("m", "live")
+        return told is not None and told["compared"] == told["differed"] >= 30
+
+    await answers(30)
+    await until(compared, 30.0, "the shadow's answers are compared")
+    told = node.serving.canaries.told("m", "live")
+    assert told is not None
+    assert told["canary"]["requests"] == told["others"]["requests"] == told["compared"]
+    # However its process does, more than it may have waiting are answered, and the rest is not compared.
+    for _ in range(3):
+        process = node.serving.shadows._replicas[0].pid  # another one, when the former was found to be frozen
+        if process is not None:
+            os.kill(process, signal.SIGSTOP)
+        await answers(100)
+    told = node.serving.canaries.told("m", "live")
+    assert told is not None
+    assert told["compared"] + told["dropped"] <= 330
+    assert (await alias_of(client)).canary is not None
+
+
+async def test_a_shadow_that_predicts_something_else_is_taken_back(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    nodes = await opened(site, client, "a")
+    await client.models.canary("m@live", 2, percent=100.0, shadow=True, drift=0.2)
+    await seen(*nodes, version=2)
+    assert "predictions drift by " in await taken_back(client, http, nodes)
+
+
+async def test_nodes_that_find_out_at_once_take_it_back_once(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession
+) -> None:
+    nodes = await opened(site, client, "a", "b", "c")
+    await client.models.canary("m@live", 2, percent=50.0, error_share=0.05)
+    await seen(*nodes, version=2)
+    for node in nodes:
+        for number in range(60):
+            node.serving.canaries.saw("m", "live", 1 + number % 2, 0.01, is_error=number % 2 == 1, predicted=None)
+    await seen(*nodes, version=None)
+    # Also those who have found it done by others have looked.
+    await until(lambda: _idle(nodes), 30.0, "all have looked")
+    alias = await alias_of(client)
+    assert [move.why.partition(":")[0] for move in alias.history] == ["", "canary 2, 50 %", "canary 2 taken back"]
+    counts = [value for node in nodes for name, _, value in node.serving.samples() if "taken_back" in name]
+    assert sum(counts) == 1
+    # The same version, tried again, is another canary: what was seen of the former does not count.
+    await client.models.canary("m@live", 2, percent=50.0, error_share=0.05)
+    await seen(*nodes, version=2)
+    told = nodes[0].serving.canaries.told("m", "live")
+    assert told is not None
+    assert (told["canary"]["requests"], told["end"]) == (0, None)
+
+
+async def _idle(nodes: list[Daemon]) -> bool:
+    return all(not node.serving.canaries.is_judging for node in nodes)
+
+
+async def test_a_node_that_is_cut_off_gives_a_failed_canary_nothing_and_takes_it_back_later(
+    cut_site: Site, embedded: EmbeddedServer, http: aiohttp.ClientSession
+) -> None:
+    async with zkd.Client(cut_site.hosts, cut_site.root) as client:
+        [node] = await opened(cut_site, client, "a")
+        await client.models.canary("m@live", 2, percent=100.0, error_share=0.05)
+        await seen(node, version=2)
+        assert (await asked(http, node, "m@live", ROWS))[1]["version"] == 2
+        embedded.partition(node.session.session_id)
+        for _ in range(60):
+            node.serving.canaries.saw("m", "live", 2, 0.01, is_error=True, predicted=None)
+
+        async def by_the_other() -> bool:
+            return bool((await asked(http, node, "m@live", ROWS))[1]["version"] == 1)
+
+        await until(by_the_other, 30.0, "the node gives it nothing any more")
+        assert (await alias_of(client)).canary is not None
+        embedded.drop_connections()
+        embedded.heal()
+        await seen(node, version=None)
+        assert (await alias_of(client)).history[-1].by == "node a"

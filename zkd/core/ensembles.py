@@ -84,8 +84,7 @@ def combined(votes: Mapping[str, Vote], request: EnsembleRequest) -> Combined:
     total = sum(weights.values())
     if not total > 0:
         raise BadRecord("$.weights", f"expected a weight above 0 for one of those that voted: {', '.join(weights)}")
-    shares = {member: weight / total for member, weight in weights.items()}
-    rows = {member: len(votes[member].prediction) for member in shares}
+    rows = {member: len(votes[member].prediction) for member in weights}
     if len(set(rows.values())) > 1:
         raise BadRecord("$.rows", f"expected as many answers of each member, got {rows}")
     cells = sum(
@@ -93,20 +92,20 @@ def combined(votes: Mapping[str, Vote], request: EnsembleRequest) -> Combined:
     )
     if cells > CELLS_MAX:
         raise BadRecord("$.rows", f"expected at most {CELLS_MAX} numbers to put together, got {cells}; send fewer rows")
-    has_classes = {member: votes[member].classes is not None for member in shares}
+    has_classes = {member: votes[member].classes is not None for member in weights}
     if len(set(has_classes.values())) > 1:
         odd = ", ".join(member for member, has in has_classes.items() if not has)
         raise BadRecord("$.members", f"expected models of classes, or of numbers: {odd} predicts numbers")
     if request.combine == "vote":
-        return _voted(votes, shares)
-    return _mean_class(votes, shares) if all(has_classes.values()) else _mean(votes, shares)
+        return _voted(votes, weights)
+    return _mean_class(votes, weights, total) if all(has_classes.values()) else _mean(votes, weights, total)
 
 
-def _mean(votes: Mapping[str, Vote], shares: Mapping[str, float]) -> Combined:
-    columns = [(votes[member].prediction, share) for member, share in shares.items() if share > 0]
+def _mean(votes: Mapping[str, Vote], weights: Mapping[str, float], total: float) -> Combined:
+    columns = [(votes[member].prediction, weight) for member, weight in weights.items() if weight > 0]
     return Combined(
         [
-            math.fsum(share * values[row] for values, share in columns)
+            math.fsum(weight * values[row] for values, weight in columns) / total
             if all(values[row] is not None for values, _ in columns)
             else None  # propagated: a missing feature
             for row in range(len(columns[0][0]))
@@ -114,39 +113,41 @@ def _mean(votes: Mapping[str, Vote], shares: Mapping[str, float]) -> Combined:
     )
 
 
-def _mean_class(votes: Mapping[str, Vote], shares: Mapping[str, float]) -> Combined:
-    first = next(iter(shares))
+def _mean_class(votes: Mapping[str, Vote], weights: Mapping[str, float], total: float) -> Combined:
+    first = next(iter(weights))
     classes = list(votes[first].classes or ())
     tables: list[tuple[Sequence[Sequence[float | None]], list[int], float]] = []
-    for member, share in shares.items():
+    for member, weight in weights.items():
         vote = votes[member]
         if vote.probabilities is None:
             raise BadRecord("$.combine", f"{member} tells no probabilities: expected vote")
         theirs = [_typed(label) for label in vote.classes or ()]
         if sorted(theirs) != sorted(map(_typed, classes)):
             raise BadRecord("$.members", f"expected the same classes of {member} as of {first}")
-        tables.append((vote.probabilities, [theirs.index(_typed(label)) for label in classes], share))
+        tables.append((vote.probabilities, [theirs.index(_typed(label)) for label in classes], weight))
     prediction: list[Any] = []
     means: list[list[float]] = []
     for row in range(len(votes[first].prediction)):
-        terms = [[share * _number(table[row][place]) for place in order] for table, order, share in tables if share > 0]
-        mean = [math.fsum(column) for column in zip(*terms, strict=True)]
+        terms = [
+            [weight * _number(table[row][place]) for place in order] for table, order, weight in tables if weight > 0
+        ]
+        mean = [math.fsum(column) / total for column in zip(*terms, strict=True)]
         means.append(mean)
         prediction.append(None if math.isnan(mean[0]) else classes[mean.index(max(mean))])
     return Combined(prediction, means, classes)
 
 
-def _voted(votes: Mapping[str, Vote], shares: Mapping[str, float]) -> Combined:
-    first = next(iter(shares))
+def _voted(votes: Mapping[str, Vote], weights: Mapping[str, float]) -> Combined:
+    first = next(iter(weights))
     if votes[first].classes is None:
         raise BadRecord("$.combine", "vote is for models of classes: expected mean or weighted")
     prediction: list[Any] = []
     for row in range(len(votes[first].prediction)):
         counts: dict[tuple[str, str], float] = {}
         labels: dict[tuple[str, str], ClassLabel | None] = {}
-        for member, share in shares.items():
+        for member, weight in weights.items():
             label = votes[member].prediction[row]
-            counts[_typed(label)] = counts.get(_typed(label), 0.0) + share
+            counts[_typed(label)] = counts.get(_typed(label), 0.0) + weight
             labels.setdefault(_typed(label), label)
         most = max(counts.values())
         prediction.append(next(labels[each] for each, count in counts.items() if count >= most - 1e-12))

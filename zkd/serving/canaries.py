@@ -63,6 +63,7 @@ class Canaries:
         self._models = models
         self._log = log
         self._heard = asyncio.Event()
+        self.is_judging = False
         self._watched: dict[tuple[str, str], Watched] = {}
         self._named: set[tuple[str, str]] = set()
         self._counts: Counter[tuple[str, str, str, str]] = Counter()  # metric, model, alias, side
@@ -140,8 +141,10 @@ class Canaries:
         """Ends only by cancellation."""
         loop = asyncio.get_running_loop()
         while True:
+            self.is_judging = self._heard.is_set()
             await self._heard.wait()  # unbounded: without requests there is nothing to judge
             self._heard.clear()
+            self.is_judging = True
             began = loop.time()
             due = []
             for name, alias_name in list(self._watched):

@@ -35,6 +35,7 @@ AVOID_S: Final = 5.0  # nodes that did not answer in time
 FOLLOW_S: Final = 60.0  # after the last request nobody follows who is here
 KNOWN_SHARE: Final = 0.25  # of the time there is, for finding out who is here, the first time
 ANSWER_BYTES_MAX: Final = 16 * 2**20
+ELSEWHERE: Final = frozenset({"not_found", "fetching", "busy", "draining", "unavailable"})
 
 
 class Answer(Protocol):
@@ -52,6 +53,10 @@ class Models(Protocol):
 
 
 Predict = Callable[[ModelRef, Request, float], Awaitable[Answer]]
+
+
+class _Elsewhere(NotPredicted):
+    """That node does not answer, and another one may."""
 
 
 class Said(Struct, frozen=True):
@@ -216,6 +221,8 @@ class Ensembles:
         if node is not None and entry is not None and entry.address is not None:
             try:
                 return await self._of(node, entry.address, member, asked, key, until)
+            except _Elsewhere:
+                pass  # this node may have what that one has not, or not yet
             except OSError as error:  # nobody there, or nobody who answers: this node can do it as well
                 self._avoided[node] = loop.time() + AVOID_S
                 self._log.info("ensemble.node_left", node=node, member=member, error=str(error)[:200])
@@ -248,8 +255,8 @@ class Ensembles:
         refusal = Refusal()
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             refusal = msgspec.json.decode(got, type=Refusal)
-        if refusal.kind in ("draining", "unavailable", "busy", "fetching"):
-            raise ConnectionError(f"HTTP {answer.status}: {refusal.error[:200]}")
+        if refusal.kind in ELSEWHERE:
+            raise _Elsewhere(refusal.kind, refusal.error[:1000])
         raise NotPredicted(refusal.kind, refusal.error[:1000] or f"node {node} says HTTP {answer.status}")
 
     async def _vote(self, member: str, said: Said, deadline: float) -> Vote:
