@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 
 from zkd.errors import BadRecord, NotData
@@ -72,7 +73,7 @@ def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None)
         }
         pieces.append(array)
         at += array.nbytes
-    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head = msgspec.json.encode(header)
     if len(head) > HEADER_BYTES_MAX:
         raise NotData("$", f"names and texts take up {len(head)} bytes, at most {HEADER_BYTES_MAX} have room")
     head += b" " * (-len(head) % ALIGNMENT)

@@ -116,9 +116,9 @@ def answers_in(answers: Sequence[Bytes], kind: AnswerKind, parts: int, context: 
 
 def _refuse_other_parts(counted: Iterable[Array], parts: int) -> None:
     numbers = np.concatenate([np.zeros(0, np.int64), *counted])
-    times = np.bincount(numbers[(numbers >= 0) & (numbers < parts)], minlength=parts)
-    if len(numbers) == parts and np.all(times == 1):
+    if len(numbers) == parts and np.array_equal(np.sort(numbers), np.arange(parts)):
         return
+    times = np.bincount(numbers[(numbers >= 0) & (numbers < parts)], minlength=parts)
     missing, twice = np.flatnonzero(times == 0).tolist(), np.flatnonzero(times > 1).tolist()
     raise BadAnswers(
         f"expected {parts} parts, each once; got {len(numbers)}, without {missing[:8]}, several times {twice[:8]}"

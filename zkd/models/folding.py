@@ -35,9 +35,9 @@ def folded(layer: Matrix, scaler: Scaler) -> Matrix:
 
 
 def unfold_gradient(gradient: Matrix, scaler: Scaler) -> None:
-    """Turns the gradient in a folded layer into that in the layer itself, in place."""
-    gradient[:-1] -= scaler.mean[:, None] * gradient[-1]
-    gradient[:-1] /= scaler.scale[:, None]
+    """Turns the gradient in a folded layer into that in the layer itself, in place; or many, (n, features + 1, K)."""
+    gradient[..., :-1, :] -= scaler.mean[:, None] * gradient[..., -1:, :]
+    gradient[..., :-1, :] /= scaler.scale[:, None]
 
 
 def unfold_hessian(hessian: Matrix, scaler: Scaler, outputs: int) -> None:

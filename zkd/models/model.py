@@ -8,6 +8,7 @@ else parameters are a vector of float64, and only the functions here know what i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
@@ -60,14 +61,13 @@ class Model:
             raise BadTraining(f"model: expected at most {PARAMETERS_MAX:,} parameters, got {self.size:,}")
 
     @property
-    def shapes(self) -> list[tuple[int, int]]:
+    def shapes(self) -> tuple[tuple[int, int], ...]:
         """Of each layer's matrix, intercepts included."""
-        widths = [self.features, *self.hidden, self.outputs]
-        return [(fan_in + self.intercept, width) for fan_in, width in pairwise(widths)]
+        return _shapes(self.features, self.hidden, self.outputs, self.intercept)[0]
 
     @property
     def size(self) -> int:
-        return sum(rows * columns for rows, columns in self.shapes)
+        return _shapes(self.features, self.hidden, self.outputs, self.intercept)[1]
 
     @property
     def is_convex(self) -> bool:
@@ -88,12 +88,8 @@ class Model:
         return matrices
 
     def penalised(self) -> npt.NDArray[np.bool_]:
-        """Which parameters a penalty applies to, (size,): all but the intercepts."""
-        mask = np.ones(self.size)
-        if self.intercept:
-            for layer in self.layers(mask):
-                layer[-1] = 0.0
-        return mask.astype(bool)
+        """Which parameters a penalty applies to, (size,): all but the intercepts. Not to be written to."""
+        return _penalised(self.shapes, self.intercept)
 
     def idle_directions(self, *, is_penalised: bool) -> Matrix:
         """Orthonormal directions along which the loss never changes, (m, size).
@@ -108,6 +104,23 @@ class Model:
         for index, row in enumerate(moved):
             directions[index, row] = self.outputs**-0.5
         return directions.reshape(len(moved), self.size)
+
+
+@lru_cache(maxsize=64)  # asked for several times a part and round
+def _shapes(
+    features: int, hidden: tuple[int, ...], outputs: int, intercept: bool
+) -> tuple[tuple[tuple[int, int], ...], int]:
+    """The shapes of the layers, and how many parameters they have."""
+    widths = [features, *hidden, outputs]
+    shapes = tuple((fan_in + intercept, width) for fan_in, width in pairwise(widths))
+    return shapes, sum(rows * columns for rows, columns in shapes)
+
+
+@lru_cache(maxsize=2)
+def _penalised(shapes: tuple[tuple[int, int], ...], intercept: bool) -> npt.NDArray[np.bool_]:
+    mask = np.concatenate([np.repeat(np.arange(rows) < rows - intercept, columns) for rows, columns in shapes])
+    mask.flags.writeable = False
+    return mask
 
 
 def first_parameters(model: Model, target: TargetMean | None = None, *, seed: int = 0) -> Vector:

@@ -6,6 +6,7 @@ worker, and no sum depends on what else the node computes. (Other CPUs round dif
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
@@ -80,21 +81,25 @@ def partial(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None, *, part: 
 
 def partial_of(model: Model, ask: Ask, parts: Iterable[tuple[int, Rows]], scaler: Scaler | None) -> Partial:
     """The sums of several parts by their numbers, at least one: what merging their partials gives, but quicker."""
-    count, sums, hessians = 0, _Gathered(), _Gathered()
     view = _view(model, ask.w, scaler, can_fold=ask.clip is None)
-    for part, rows in parts:
-        _check(model, ask, rows, scaler)
-        with np.errstate(over="ignore", invalid="ignore"):  # a loss may be infinite; the optimiser turns back
+    count, sums, hessians = 0, _Gathered(model, view.fold if ask.local is None else None), _Gathered(model)
+    choice = ask.batch or ask.sample
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss may be infinite; the optimiser turns back
+        for part, rows in parts:
+            _check(model, ask, rows, scaler)
             if ask.local is not None:
                 own = _moved(model, ask, ask.local, rows, scaler, part)
             else:
-                own = _sums(model, ask, view, rows, picked_rows(len(rows), part, ask.batch or ask.sample))
-        count += own.rows
-        head = [own.weight, own.loss, own.held_weight, own.held_loss]
-        sums.take(np.array(head) if ask.wants == "loss" else np.concatenate([head, own.gradient]))
-        if own.hessian is not None:
-            hessians.take(own.hessian[np.triu_indices(model.size)])
-    return Partial(count, sums.whole(), hessians.whole() if hessians.is_used else None)
+                own = _sums(model, ask, view, rows, None if choice is None else picked_rows(len(rows), part, choice))
+            count += own.rows
+            line = np.empty(HEAD if ask.wants == "loss" else HEAD + model.size)
+            line[:HEAD] = own.weight, own.loss, own.held_weight, own.held_loss
+            if ask.wants != "loss":
+                line[HEAD:] = own.gradient
+            sums.take(line)
+            if own.hessian is not None:
+                hessians.take(own.hessian[np.triu_indices(model.size)])
+        return Partial(count, sums.whole(), hessians.whole() if hessians.is_used else None)
 
 
 def merge(partials: Iterable[Partial]) -> Partial:
@@ -142,9 +147,10 @@ def _check(model: Model, ask: Ask, rows: Rows, scaler: Scaler | None) -> None:
 
 
 class _Gathered:
-    """Vectors that are cut into digits many at a time, some 8 MB of them."""
+    """Vectors that are cut into digits many at a time, some 8 MB of them; gradients in a folded layer are unfolded."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Model, fold: Scaler | None = None) -> None:
+        self._model, self._fold = model, fold
         self._vectors: list[Vector] = []
         self._done: list[Binned] = []
 
@@ -159,7 +165,14 @@ class _Gathered:
             self._vectors = []
 
     def whole(self) -> Binned:
-        return add([*self._done, binned_rows(np.array(self._vectors))] if self._vectors else self._done)
+        if not self._vectors:
+            return add(self._done)
+        lines = np.array(self._vectors)
+        if self._fold is not None and lines.shape[1] > HEAD:
+            rows, columns = self._model.shapes[0]
+            first = lines[:, HEAD : HEAD + rows * columns]
+            unfold_gradient(first.reshape(len(lines), rows, columns), self._fold)
+        return add([*self._done, binned_rows(lines)])
 
 
 class _View(NamedTuple):
@@ -179,28 +192,27 @@ def _view(model: Model, w: Vector, scaler: Scaler | None, *, can_fold: bool) -> 
 
 def _sums(model: Model, ask: Ask, view: _View, rows: Rows, picked: np.ndarray | None) -> Totals:
     size, fold = ask.w.size, view.fold
-    gradient, hessian = np.zeros(size), np.zeros((size, size)) if ask.wants == "hessian" else None
+    gradient, hessian = np.zeros(size), np.zeros((size, size)) if ask.wants == "hessian" else None  # the former folded
     weight = loss = held_weight = held_loss = 0.0
     count = 0
+    is_plain = rows.weight is None  # all weights are 1: n of them add up to n
     for block in blocks(rows, view.scaler, intercept=model.intercept, picked=picked):
         losses = _of_block(model, view.layers, block, ask, gradient, hessian)
         count += len(losses)
-        weight += float(block.weight.sum())
+        weight += len(losses) if is_plain and block.held_weight is None else float(block.weight.sum())
         loss += _weighted(block.weight, losses)
         if block.held_weight is not None:
             held_weight += float(block.held_weight.sum())
             held_loss += _weighted(block.held_weight, losses)
-    if fold is not None:
-        unfold_gradient(model.layers(gradient)[0], fold)
-        if hessian is not None:
-            unfold_hessian(hessian, fold, model.outputs)
+    if fold is not None and hessian is not None:
+        unfold_hessian(hessian, fold, model.outputs)
     return Totals(count, weight, loss, held_weight, held_loss, gradient, hessian)
 
 
 def _weighted(weight: Vector, losses: Vector) -> float:
     """The sum of weight x loss; a row of weight 0 counts nothing, even with an infinite loss."""
     total = float(weight @ losses)
-    if np.isfinite(total):
+    if math.isfinite(total):
         return total
     counted = weight > 0
     return float(weight[counted] @ losses[counted])
@@ -261,6 +273,8 @@ def _moved(model: Model, ask: Ask, local: Local, rows: Rows, scaler: Scaler | No
     for batch in batches(local, len(rows)):
         view = _view(model, w, scaler, can_fold=True)
         here = _sums(model, Ask(w, "gradient"), view, rows, picked_rows(len(rows), part, batch))
+        if view.fold is not None:
+            unfold_gradient(model.layers(here.gradient)[0], view.fold)
         if here.weight > 0:
             w -= local.learning_rate * (here.gradient / here.weight + local.l2_mean * np.where(mask, w, 0.0))
     return before._replace(rows=len(rows), gradient=before.weight * (w - ask.w))

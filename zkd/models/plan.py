@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
@@ -71,11 +72,14 @@ class Plan:
         return (float(self.l2),) if isinstance(self.l2, int | float) else tuple(map(float, self.l2))
 
     def penalty(self, stage: int) -> Penalty:
-        return Penalty(self.path[stage], self.l1)
+        return _penalty(self.path[stage], self.l1)
 
     @property
     def rate(self) -> float:
         return default_learning_rate(self.model, self.optimizer) if self.learning_rate is None else self.learning_rate
+
+
+_penalty = lru_cache(maxsize=64)(Penalty)  # asked for several times a round
 
 
 def default_optimizer(model: Model) -> Optimizer:

@@ -54,6 +54,8 @@ class Rows:
 
     @property
     def features(self) -> int:
+        if self.whole is not None:
+            return int(self.whole.shape[1]) - 1
         return sum(1 if column.ndim == 1 else column.shape[1] for column in self.columns)
 
 
@@ -107,12 +109,13 @@ def blocks(rows: Rows, scaler: Scaler | None, *, intercept: bool, picked: Indice
     features, total = rows.features, len(rows) if picked is None else len(picked)
     step = block_rows(features)
     whole = rows.whole if intercept and scaler is None and picked is None else None
-    buffer = np.ones((min(step, total) if whole is None else 0, features + intercept))
+    buffer = np.ones((min(step, total), features + intercept)) if whole is None else None
     inverse = None if scaler is None else 1.0 / scaler.scale
     for start in range(0, total, step):
         stop = min(start + step, total)
         chosen: slice | Indices = slice(start, stop) if picked is None else picked[start:stop]
-        if whole is not None:
+        if buffer is None:
+            assert whole is not None
             x = whole[start:stop]
         else:
             x = buffer[: stop - start]
