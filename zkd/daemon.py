@@ -250,6 +250,7 @@ class Daemon:
             name,
             self.view,
             self._checkpoints,
+            self.answers,
             clock,
             self._token,
             lambda: self.settings.training,

@@ -20,8 +20,10 @@ from zkd.node.view import View
 from zkd.paths import JobId, NodeId, Paths
 from zkd.settings import Training
 from zkd.store.checkpoints import CheckpointStore
+from zkd.training.answers import Answers
 from zkd.training.coordinator import JobCoordinator, Means
 from zkd.training.copies import Copies
+from zkd.training.links import Here
 from zkd.training.office import Office
 from zkd.training.peers import Peers
 from zkd.training.seat import Seat
@@ -43,6 +45,7 @@ class Trainer:
         node: NodeId,
         view: View,
         store: CheckpointStore,
+        answers: Answers,
         clock: ServerClock,
         token: Callable[[], str | None],
         settings: Callable[[], Training],
@@ -54,6 +57,7 @@ class Trainer:
         self._node = node
         self._view = view
         self._store = store
+        self._answers = answers
         self._clock = clock
         self._token = token
         self._settings = settings
@@ -76,6 +80,7 @@ class Trainer:
         async with http_session(self._tls, connections=0) as http, asyncio.TaskGroup() as group:
             copies = Copies(self._node, self._store, self.peers, http, self._token, self._log)
             self._means = Means(
+                Here(self._node, self._answers),
                 self._view.atlas,
                 self._view.look,
                 self._view.subscribe,

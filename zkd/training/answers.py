@@ -8,7 +8,7 @@ lives, for the last `JOBS_MAX` jobs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from zkd.core.datasets import split_name
 from zkd.errors import BadRecord
@@ -17,12 +17,18 @@ from zkd.paths import JobId
 from zkd.training.counters import Counters, Subject, Work
 from zkd.training.frames import Buffer
 
-if TYPE_CHECKING:
-    from zkd.net.round_routes import Caller
-
 JOBS_MAX: Final = 10_000
 ASKS_MAX: Final = 64  # of one coordinator at a time; a round machine has a few
 CONTEXT_BYTES_MAX: Final = 64 << 20
+
+
+class Caller(Protocol):
+    """A coordinator, as its visit sees it. None of these waits."""
+
+    def answer(self, number: int, ask: int, parts: Sequence[int], partials: Sequence[Buffer]) -> None: ...
+    def failed(self, number: int, ask: int, why: str) -> None: ...
+    def hang_up(self, why: str) -> None:
+        """Nothing more is said here."""
 
 
 class Answers:

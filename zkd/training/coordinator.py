@@ -32,7 +32,7 @@ from zkd.training.account import Account, JobFailed
 from zkd.training.copies import Copies
 from zkd.training.gathering import Gathering
 from zkd.training.lesson import Lesson
-from zkd.training.links import Links
+from zkd.training.links import Here, Links
 from zkd.training.peers import Peers
 from zkd.training.saves import Saves
 from zkd.training.seat import Change, Seat
@@ -51,6 +51,7 @@ KNOWN_S = 10.0  # for who is here to be read
 class Means:
     """What the coordinators of a node have in common."""
 
+    here: Here
     atlas: Atlas
     look_up: Callable[[str], Awaitable[None]]  # a dataset, from the tree
     follow: Callable[[Callable[[], None]], Callable[[], None]]  # changes of the atlas
@@ -84,6 +85,7 @@ class JobCoordinator:
         self._lesson: Lesson | None = None
         self._account = Account(seat.state, means.clock, self._waits_for)
         self._links = Links(
+            means.here,
             means.http,
             means.peers,
             means.token,

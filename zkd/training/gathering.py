@@ -20,6 +20,7 @@ from zkd.core.asks import Home
 from zkd.core.rounds import Answered, Close, Command, Event, Failed, Forget, GiveUp, NodesChanged, Round, Send, Ticked
 from zkd.errors import ZkdError
 from zkd.paths import NodeId
+from zkd.training.frames import Buffer
 from zkd.training.links import Came, Heard, Links, Refused
 
 PACE_MIN_S = 0.01  # what is done sooner tells nothing of a node's pace
@@ -62,12 +63,12 @@ class Gathering:
         """For people: one line a node or a lost part."""
         return [] if self._round is None or self._round.is_over else rounds.waits_for(self._round)
 
-    async def gather(self, fence: int, question: bytes) -> list[bytes]:
+    async def gather(self, fence: int, question: bytes) -> list[Buffer]:
         """The partials of all parts. Raises `GivenUp`; cancelled, it tells the nodes to forget."""
         self._number += 1
         self._heard.clear()
         self._look()
-        answers: dict[int, tuple[bytes, ...]] = {}
+        answers: dict[int, tuple[Buffer, ...]] = {}
         self._round, commands = rounds.open_round(
             fence, self._number, self._known, self._links.live, self._now(), self._paces
         )
@@ -94,7 +95,7 @@ class Gathering:
         self._learn(state)
         return [partial for number in closed.asks for partial in answers[number]]
 
-    def _take(self, what: Heard, answers: dict[int, tuple[bytes, ...]], fence: int) -> list[Command]:
+    def _take(self, what: Heard, answers: dict[int, tuple[Buffer, ...]], fence: int) -> list[Command]:
         """An event of this round; nothing of any other."""
         assert self._round is not None
         if isinstance(what, Came):

@@ -24,7 +24,7 @@ from zkd.errors import DataUnavailable
 from zkd.jobs import Job, Phase, Round, Summary
 from zkd.net.round_frames import Context
 from zkd.training.account import Account, JobFailed, Question
-from zkd.training.frames import Frame
+from zkd.training.frames import Buffer, Frame
 from zkd.training.gathering import Gathering, GivenUp
 from zkd.training.links import Links
 from zkd.training.process import Process, ProcessEnded
@@ -179,7 +179,7 @@ class Lesson:
             self._most_rounds, self._deaths = question.progress.round, 0
         self._account.note(question, self._took_s, site.edition.manifest.rows)
 
-    async def _gather(self, question: bytes) -> list[bytes]:
+    async def _gather(self, question: bytes) -> list[Buffer]:
         """The answers of all parts. What cannot be had now is asked for again, some times."""
         self._began = time.monotonic()
         try:

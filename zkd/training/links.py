@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd.errors import DataUnavailable
-from zkd.net.round_frames import Context
+from zkd.net.round_frames import Context, Overtaken
 from zkd.paths import NodeId
+from zkd.training.answers import Answers
+from zkd.training.frames import Buffer
+from zkd.training.here import HereLink
 from zkd.training.peers import Peers
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ class Came:
     round: int
     ask: int
     parts: tuple[int, ...]
-    partials: tuple[bytes, ...]
+    partials: tuple[Buffer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,19 @@ class Moved:
 Heard = Came | Refused | Moved
 
 
+class Here(NamedTuple):
+    """The node that this is: its own counters need no wire."""
+
+    node: NodeId
+    answers: Answers
+
+
 class Links:
     """`wanted` are the nodes to keep a link to; call `look` when they have changed."""
 
     def __init__(
         self,
+        here: Here,
         http: aiohttp.ClientSession,
         peers: Peers,
         token: Callable[[], str | None],
@@ -70,6 +81,7 @@ class Links:
         overtaken: Callable[[str], None],
         log: Log,
     ) -> None:
+        self._here = here
         self._http = http
         self._peers = peers
         self._token = token
@@ -80,7 +92,7 @@ class Links:
         self._log = log
         self._wake = asyncio.Event()
         self._context: tuple[Context, bytes] | None = None
-        self._up: dict[NodeId, Link] = {}
+        self._up: dict[NodeId, Link | HereLink] = {}
         self._kept: dict[NodeId, tuple[str, asyncio.Task[None]]] = {}
         self._faults: dict[NodeId, str] = {}
         self._is_over = False
@@ -148,22 +160,10 @@ class Links:
         self._count()
 
     async def _keep(self, node: NodeId, address: str) -> None:
-        from zkd.net.rounds import Link, Overtaken
-
         again_s = AGAIN_S
         while True:
             assert self._context is not None
-            term = self._term()
-            link = Link(
-                self._http,
-                address,
-                self._token() or "",
-                term,
-                node,
-                answered=self._answered,
-                failed=self._failed,
-                lost=self._lost,
-            )
+            link = self._link(node, address)
             try:
                 await link.connect(*self._context)
             except Overtaken as error:
@@ -187,13 +187,27 @@ class Links:
             await asyncio.sleep(again_s)
             again_s = min(2 * again_s, AGAIN_MAX_S)
 
+    def _link(self, node: NodeId, address: str) -> Link | HereLink:
+        """One that is not connected yet."""
+        from zkd.net.rounds import Link
+
+        term = self._term()
+        if node == self._here.node:
+            return HereLink(
+                self._here.answers, term, node, answered=self._answered, failed=self._failed, lost=self._lost
+            )
+        token = self._token() or ""
+        return Link(
+            self._http, address, token, term, node, answered=self._answered, failed=self._failed, lost=self._lost
+        )
+
     def _count(self) -> None:
         live = frozenset(self._up.keys() & self._peers.nodes.keys())
         if live != self.live:
             self.live = live
             self._heard(Moved(live))
 
-    def _answered(self, node: NodeId, number: int, ask: int, parts: list[int], partials: list[bytes]) -> None:
+    def _answered(self, node: NodeId, number: int, ask: int, parts: Sequence[int], partials: Sequence[Buffer]) -> None:
         self._heard(Came(node, number, ask, tuple(parts), tuple(partials)))
 
     def _failed(self, node: NodeId, number: int, ask: int, why: str) -> None:
