@@ -26,6 +26,7 @@ LAYERS = [
         "manifests",
         "jobs",
         "registry",
+        "configs",
         "paths",
         "codec",
         "arrays",
@@ -52,8 +53,8 @@ LAYERS = [
     {"serving"},
     # One file for each long-lived task of a daemon.
     {"node"},
-    # Compose what a node does with data, training jobs, and requests for predictions.
-    {"keeping", "trainer", "inference"},
+    # Compose what a node does with data, training jobs, and requests for predictions; its settings.
+    {"keeping", "trainer", "inference", "tuning"},
     # Composes a node; what programs and people use.
     {"daemon", "service", "client", "schemas", "cli", "__init__", "__main__"},
     # For the tests of those who build on zkd.

@@ -17,7 +17,7 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from enum import Enum
@@ -56,11 +56,12 @@ from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState, Task
 from zkd.registry import FILE_BYTES_MAX, FILES_URL
 from zkd.serving import tasks as serving_tasks
-from zkd.settings import Settings, address, changed, load, machine_bytes, with_live
-from zkd.store import BlobStore, CheckpointStore, DigestFiles, Home, SegmentCache, SegmentStore
+from zkd.settings import Settings, address, load, machine_bytes
+from zkd.store import BlobStore, CheckpointStore, ConfigFile, DigestFiles, Home, SegmentCache, SegmentStore
 from zkd.trainer import Trainer
 from zkd.training.answers import Answers
 from zkd.training.counters import Counters
+from zkd.tuning import Tuning
 from zkd.workers import Limits, Outcome, Pool, sandbox
 from zkd.zk import Credentials, Event, Session, State, StateChange, end_session
 from zkd.zk.batch import Batch
@@ -85,10 +86,19 @@ class Daemon:
 
     Entering returns when the node can take work, and raises what kept it from that: `BadSettings`, or
     `Unavailable` when ZooKeeper was not there within `patience_s`; None waits for as long as it takes.
+    What stands below ``config/`` in the tree takes the place of defaults, never of what `origins` says that somebody
+    gave (`load_with_origins`); without `origins`, never of what is not the default.
     """
 
-    def __init__(self, settings: Settings | None = None, *, patience_s: float | None = 30.0) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        patience_s: float | None = 30.0,
+        origins: Mapping[str, str] | None = None,
+    ) -> None:
         self.settings = load() if settings is None else settings
+        self._origins = origins
         self.name = self.settings.node.name
         self.phase = Phase.STARTING
         self._patience_s = patience_s
@@ -136,9 +146,14 @@ class Daemon:
             self._log.info("daemon.stopped")
 
     async def _start(self) -> None:
-        settings, stack = self.settings, self._stack
+        stack = self._stack
+        self._home = stack.enter_context(Home(self.settings.node.data_dir))
+        file = ConfigFile(self.settings.node.data_dir)
+        self.tuning = Tuning(self.settings, self._origins, file, self._version, self._log, self._retuned)
+        await self.tuning.begin()
+        settings = self.settings = self.tuning.settings
+        self.on_settings()
         node = settings.node
-        self._home = stack.enter_context(Home(node.data_dir))
         store = BlobStore(node.data_dir)
         self._store = store
         self._segments = SegmentStore(node.data_dir)
@@ -190,6 +205,7 @@ class Daemon:
             self.trainer.run(),
             self.counters.run(),
             self.serving.run(),
+            self.tuning.run(self.session),
             self._follow_operator(),
             self._sweep(),
         ):
@@ -348,12 +364,18 @@ class Daemon:
     def is_stopping(self) -> bool:
         return self._stop.is_set()
 
-    def apply(self, settings: Settings) -> list[str]:
-        """Take over settings that may change while it runs; gives the changed keys that need a restart."""
-        live, restart = changed(self.settings, settings)
-        self.settings = with_live(self.settings, settings)
-        self._log.info("settings.reloaded", changed=live, need_restart=restart)
-        return restart
+    def apply(self, settings: Settings, origins: Mapping[str, str] | None = None) -> list[str]:
+        """Take over what the machine says now, as far as it may change while it runs; gives the changed keys that need
+        a restart."""
+        return self.tuning.reload(settings, origins)
+
+    def _retuned(self) -> None:
+        self.settings = self.tuning.settings
+        self.heartbeat.hurry()
+        self.on_settings()
+
+    def on_settings(self) -> None:
+        """`settings` are others now, or news of them were refused. A service has its log follow."""
 
     # --- Parts ------------------------------------------------------------------------------------------
 
@@ -437,6 +459,7 @@ class Daemon:
             uptime_s=round(time.monotonic() - self._started, 1),
             loop_lag_s=round(self.heartbeat.lag_s, 4),
             published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            config=self.tuning.standing(),
         )
 
     async def _follow_operator(self) -> None:
@@ -669,6 +692,7 @@ class Daemon:
         yield "zkd_schedules_malformed", {}, malformed
         yield "zkd_schedule_slots_total", {"outcome": "fired"}, self.scheduler.fired
         yield "zkd_schedule_slots_total", {"outcome": "skipped"}, self.scheduler.skipped
+        yield from self.tuning.samples()
         yield from self.steward.samples()
         yield from self.keeping.samples()
         yield from self.trainer.samples()

@@ -16,6 +16,12 @@
 <root>/control/protocol        version of this protocol
 <root>/control/token           who knows it may send data to nodes
 <root>/control/ring            the nodes that keep data; written by the leader only
+<root>/config                  the revision of the settings that are said for many nodes at once
+<root>/config/cluster          what is said for all of them,
+<root>/config/labels/<name=value>  for those that carry a label,
+<root>/config/nodes/<node>     for one
+<root>/config/history/<n>      what each revision changed
+<root>/config/apps/<name>      a program's own configuration; below it its revisions
 <root>/datasets                numbers of versions that were removed, and are not given again
 <root>/datasets/<name>         the current version of a dataset
 <root>/datasets/<name>/versions/<n>     manifests, immutable
@@ -34,6 +40,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 TaskId = str
 JobId = str
@@ -82,6 +89,11 @@ class Paths:
         self.coordinators = f"{root}/control/coordinators"
         self.models = f"{root}/models"
         self.sync = f"{root}/sync"
+        self.config = f"{root}/config"
+        self.config_labels = f"{root}/config/labels"
+        self.config_nodes = f"{root}/config/nodes"
+        self.config_history = f"{root}/config/history"
+        self.config_apps = f"{root}/config/apps"
 
     def skeleton(self) -> list[str]:
         """The persistent directories, parents first, that every daemon makes sure of."""
@@ -107,6 +119,11 @@ class Paths:
             self.job_states,
             self.coordinators,
             self.models,
+            self.config,
+            self.config_labels,
+            self.config_nodes,
+            self.config_history,
+            self.config_apps,
         ]
 
     def task(self, task: TaskId) -> str:
@@ -187,9 +204,27 @@ class Paths:
     def recipe(self, kind: str, name: str) -> str:
         return f"{self.sync}/{kind}/{name}"
 
+    def config_layer(self, layer: str) -> str:
+        """`layer` is ``cluster``, ``nodes/<node>``, or what `label_layer` gives."""
+        return f"{self.config}/{layer}"
+
+    def config_revision(self, revision: int) -> str:
+        return f"{self.config_history}/{revision}"
+
+    def app_config(self, name: str) -> str:
+        return f"{self.config_apps}/{name}"
+
+    def app_revision(self, name: str, revision: int) -> str:
+        return f"{self.config_apps}/{name}/{revision}"
+
     def candidate(self, node: NodeId) -> str:
         """The prefix of a sequential candidate znode; the server appends ten digits."""
         return f"{self.candidates}/{node}-"
+
+
+def label_layer(name: str, value: str) -> str:
+    """The layer of a label. Labels may be any text, names of znodes may not."""
+    return f"labels/{quote(f'{name}={value}', safe=' =@+,:;!()')}"
 
 
 def leaf(path: str) -> str:

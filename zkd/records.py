@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from zkd.configs import ConfigStanding
 from zkd.paths import NodeId, TaskId
 
 Status = Literal["done", "failed", "rejected", "cancelled", "expired"]
@@ -198,6 +199,7 @@ class NodeStatus(Struct, frozen=True, omit_defaults=True):
     uptime_s: float
     loop_lag_s: float = 0.0
     published_at: str = ""
+    config: ConfigStanding | None = None
 
 
 class Assigned(Struct, frozen=True, array_like=True):

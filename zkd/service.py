@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 from zkd import log as zkd_log
 from zkd.daemon import Daemon, Phase
 from zkd.errors import BadSettings
 from zkd.notify import Notify
-from zkd.settings import Settings, load
+from zkd.settings import Settings, load_with_origins
 
 EX_OK = 0
 EX_CONFIG = 78  # systemd does not restart on this: a wrong setting stays wrong
 
 
-def main(settings: Settings, reload: Path | None = None, overrides: dict[str, object] | None = None) -> int:
+def main(
+    settings: Settings,
+    reload: Path | None = None,
+    overrides: dict[str, object] | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> int:
     """Run a daemon until it is told to stop; gives the exit code. SIGHUP reads `reload` again."""
     import uvloop
 
     zkd_log.configure(settings.log.level, settings.log.format)
     notify = Notify.from_env()
     try:
-        return uvloop.run(_serve(settings, notify, reload, overrides or {}))
+        return uvloop.run(_serve(settings, notify, reload, overrides or {}, origins))
     except BadSettings as error:
         zkd_log.get(node=settings.node.name).error("daemon.failed", error=str(error))
         return EX_CONFIG
@@ -36,8 +42,14 @@ def main(settings: Settings, reload: Path | None = None, overrides: dict[str, ob
         notify.close()
 
 
-async def _serve(settings: Settings, notify: Notify, reload: Path | None, overrides: dict[str, object]) -> int:
-    daemon = Daemon(settings, patience_s=None)
+async def _serve(
+    settings: Settings,
+    notify: Notify,
+    reload: Path | None,
+    overrides: dict[str, object],
+    origins: Mapping[str, str] | None,
+) -> int:
+    daemon = Daemon(settings, patience_s=None, origins=origins)
     loop = asyncio.get_running_loop()
     me = asyncio.current_task()
     assert me is not None
@@ -58,18 +70,18 @@ async def _serve(settings: Settings, notify: Notify, reload: Path | None, overri
             return
         notify.reloading()
         try:
-            fresh = load(reload, overrides=overrides)
+            fresh, places = load_with_origins(reload, overrides=overrides)
         except BadSettings as error:
             log.error("settings.refused", error=str(error))
             notify.ready(f"settings refused, the old ones stay: {str(error).splitlines()[0]}")
             return
-        zkd_log.set_level(fresh.log.level)
-        restart = daemon.apply(fresh)
+        restart = daemon.apply(fresh, places)
         notify.ready(f"restart needed for {', '.join(restart)}" if restart else _status_line(daemon))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
     loop.add_signal_handler(signal.SIGHUP, asked_to_reload)
+    daemon.on_settings = lambda: zkd_log.set_level(daemon.settings.log.level)  # type: ignore[method-assign]
     daemon.on_waiting = lambda waited_s: notify.extend(  # type: ignore[method-assign]
         10.0, f"waiting for ZooKeeper {settings.zookeeper.hosts} ({waited_s:.0f} s)"
     )
@@ -112,5 +124,5 @@ def _status_line(daemon: Daemon) -> str:
     connection = daemon.session.state.name.lower()
     return (
         f"{daemon.name} {role}, {connection}, {daemon.executor.slots_used}/{daemon.settings.node.slots} slots,"
-        f" {daemon.executor.tally.done} done"
+        f" {daemon.executor.tally.done} done{f'; {daemon.tuning.fault}' if daemon.tuning.fault else ''}"
     )

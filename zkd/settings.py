@@ -72,7 +72,7 @@ def _size(value: int | str) -> int:
     match = _SIZE.fullmatch(value.strip())
     if match is None or match[2] not in _UNITS:
         raise ValueError('expected bytes, as a number or such as "2GiB" or "512MiB"')
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(min(float(match[1]), 2.0**62) * _UNITS[match[2]])  # a number of 400 digits is infinite as a float
 
 
 def _path(value: str) -> Path:
@@ -117,8 +117,12 @@ def default_data_dir(env: Mapping[str, str] = os.environ) -> Path:
 
 # --- The settings ----------------------------------------------------------------------------------------
 
-# SIGHUP applies a change of these at once; a change of any other waits for a restart, and says so.
-LIVE = Meta(extra={"live": True})
+# What the tree may say for many nodes at once (`zkd.core.config`). A node's identity, its addresses and files, the
+# ensemble and credentials, and whatever names code or places to open, is for its own machine to say: never these.
+CENTRAL = Meta(extra={"central": True})
+# A change of these is applied at once; a change of any other waits for a restart, and says so.
+LIVE_HERE = Meta(extra={"live": True})
+LIVE = Meta(extra={"live": True, "central": True})
 
 
 def _check(check: Callable[[Any], object]) -> Meta:
@@ -174,10 +178,10 @@ class Node(Struct, frozen=True, kw_only=True):
     """`[node]`: this daemon."""
 
     name: Annotated[str, _check(_name)] = field(default_factory=default_name)
-    slots: Annotated[int, Meta(ge=1, le=4096)] = field(default_factory=default_slots)  # worker processes
+    slots: Annotated[int, Meta(ge=1, le=4096), CENTRAL] = field(default_factory=default_slots)  # worker processes
     data_dir: Annotated[Path, _check(_path)] = field(default_factory=default_data_dir)
     # Bytes for all its kernels together; if not said, `workers.memory` for each slot, if that is said.
-    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size)] | None = None
+    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size), CENTRAL] | None = None
     labels: dict[str, str] = {}  # tasks may ask for them
     zone: str | None = None  # copies of data go to distinct zones
     http: Annotated[str, _check(_address)] = "127.0.0.1:0"  # other nodes fetch data here: give an address they reach
@@ -189,10 +193,11 @@ class Workers(Struct, frozen=True, kw_only=True):
     """`[workers]`: the processes that run kernels."""
 
     modules: list[Module] = []  # Python modules with @zkd.kernel functions
-    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size)] | None = None  # bytes one worker may allocate
-    recycle_tasks: Annotated[int, Meta(ge=1)] = 10_000  # replaced by a fresh process after so many, against leaks
-    recycle_age_s: Seconds = 86400.0
-    threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of BLAS in each; more than one pays with few slots only
+    # Bytes that one worker may allocate.
+    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size), CENTRAL] | None = None
+    recycle_tasks: Annotated[int, Meta(ge=1, le=2**62), CENTRAL] = 10_000  # replaced by a fresh process after so many
+    recycle_age_s: Annotated[Seconds, CENTRAL] = 86400.0
+    threads: Annotated[int, Meta(ge=1, le=1024), CENTRAL] = 1  # of BLAS in each; more than one pays with few slots only
     sandbox: bool = False  # Landlock: kernels change files below `writable` alone, use no TCP, signal nobody
     writable: Annotated[list[Path], _check(_paths)] = []  # what is not there when a worker starts is not
 
@@ -205,36 +210,37 @@ class Tasks(Struct, frozen=True, kw_only=True):
     dead_ttl_s: Annotated[Seconds, LIVE] = 7 * 86400.0
     # What may wait or run in the whole cluster, by the settings of the node that leads; more is refused as it comes.
     # A ZooKeeper server with its stock heap of 1 GB had 0.8 kB a waiting task beside the bytes of the task itself.
-    queue_max: Annotated[int, Meta(ge=1), LIVE] = 250_000
-    queue_bytes_max: Annotated[int, Meta(ge=1), _check(_size), LIVE] = 256 * 2**20
+    queue_max: Annotated[int, Meta(ge=1, le=2**62), LIVE] = 250_000
+    queue_bytes_max: Annotated[int, Meta(ge=1, le=2**62), _check(_size), LIVE] = 256 * 2**20
     # Results beyond these go before their time, the next to end first, none in its first minute.
-    results_max: Annotated[int, Meta(ge=1), LIVE] = 250_000
-    results_bytes_max: Annotated[int, Meta(ge=1), _check(_size), LIVE] = 256 * 2**20
+    results_max: Annotated[int, Meta(ge=1, le=2**62), LIVE] = 250_000
+    results_bytes_max: Annotated[int, Meta(ge=1, le=2**62), _check(_size), LIVE] = 256 * 2**20
 
 
 class Data(Struct, frozen=True, kw_only=True):
     """`[data]`: the parts of datasets that this node keeps."""
 
-    weight: Annotated[float, Meta(ge=0, le=1_000_000)] = 1.0  # its share beside other nodes'; 0: it keeps none
+    weight: Annotated[float, Meta(ge=0, le=1_000_000), CENTRAL] = 1.0  # its share beside other nodes'; 0: it keeps none
     # A lost node's parts are copied elsewhere after this long, by the settings of the node that leads. A restart
     # should take less.
     grace_s: Annotated[Seconds, LIVE] = 60.0
     # Bytes a second that this node fetches to mend or move copies, and reads to look for rotten ones.
-    repair_bytes_s: Annotated[int, Meta(ge=2**10), _check(_size), LIVE] = 100 * 2**20
+    repair_bytes_s: Annotated[int, Meta(ge=2**10, le=2**62), _check(_size), LIVE] = 100 * 2**20
     # file:///… and s3://… that tasks on datasets there may be given data from: these, and what is below them. Such a
     # URL stands in the tree; a node opens none that its operator did not name.
-    stores: Annotated[list[str], LIVE] = []
-    scrub_bytes_s: Annotated[int, Meta(ge=2**10), _check(_size), LIVE] = 20 * 2**20
+    stores: Annotated[list[str], LIVE_HERE] = []
+    scrub_bytes_s: Annotated[int, Meta(ge=2**10, le=2**62), _check(_size), LIVE] = 20 * 2**20
 
 
 class Training(Struct, frozen=True, kw_only=True):
     """`[training]`: rounds over the parts that lie here, and jobs that this node coordinates."""
 
     coordinate: Annotated[bool, LIVE] = True  # off: this node computes partials, others open the rounds
-    workers: Annotated[int, Meta(ge=1, le=4096)] | None = None  # processes that compute; if not said, `node.slots`
+    # Processes that compute; if not said, `node.slots`.
+    workers: Annotated[int, Meta(ge=1, le=4096), CENTRAL] | None = None
     # Bytes of rows that these keep ready between rounds, together; if not said, a quarter of the machine's. What does
     # not fit is read anew each round.
-    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size)] | None = None
+    memory: Annotated[int, Meta(ge=64 * 2**20, le=2**62), _check(_size), CENTRAL] | None = None
     jobs_max: Annotated[int, Meta(ge=1, le=1000), LIVE] = 4  # that this node coordinates at a time
     checkpoint_s: Annotated[Seconds, LIVE] = 5.0  # a lost coordinator's rounds since then are done again
     replicas: Annotated[int, Meta(ge=1, le=16), LIVE] = 2  # nodes that have a checkpoint before it counts
@@ -281,6 +287,7 @@ class Key(Struct, frozen=True):
     type: Any
     check: Callable[[Any], object] | None
     is_live: bool
+    is_central: bool
 
 
 def _walk(cls: type[Struct], prefix: str, keys: dict[str, Key], sections: dict[str, type[Struct]]) -> None:
@@ -292,7 +299,8 @@ def _walk(cls: type[Struct], prefix: str, keys: dict[str, Key], sections: dict[s
             continue
         extras = [meta.extra or {} for meta in _metas(hint)]
         check = next((extra["check"] for extra in extras if "check" in extra), None)
-        keys[prefix + name] = Key(hint, check, any("live" in extra for extra in extras))
+        is_live, is_central = (any(word in extra for extra in extras) for word in ("live", "central"))
+        keys[prefix + name] = Key(hint, check, is_live, is_central)
 
 
 def _is_section(hint: Any) -> bool:
@@ -416,8 +424,19 @@ def _is_live(key: str) -> bool:
 def with_live(old: Settings, new: Settings) -> Settings:
     """`old` with the live values of `new`: what a running daemon has after a reload."""
     values = flat(new)
-    sections: dict[str, Any] = {}
-    for section in Settings.__struct_fields__:
-        live = {key.rpartition(".")[2]: values[key] for key in KEYS if key.startswith(f"{section}.") and _is_live(key)}
-        sections[section] = msgspec.structs.replace(getattr(old, section), **live)
-    return Settings(**sections)
+    return with_values(old, {key: values[key] for key in KEYS if _is_live(key)})
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with other values for keys such as ``tasks.timeout_s``."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    replaced = {name: msgspec.structs.replace(getattr(settings, name), **given) for name, given in sections.items()}
+    return msgspec.structs.replace(settings, **replaced)
+
+
+def value_of(key: str, value: Any, *, is_text: bool = False) -> Any:
+    """What the setting `key` becomes when somebody gives it `value`. Raises `ValueError` with what was expected."""
+    return _value(KEYS[key], Given(value, "", is_text))

@@ -135,6 +135,20 @@ class Disk:
 
     def __init__(self) -> None:
         self.session: tuple[str, int, bytes] | None = None
+        self.config: bytes | None = None
+
+
+class ConfigFile:
+    """`zkd.store.ConfigFile`, on the machine's `Disk`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._disk = the_world().disks[data_dir.name]
+
+    def read(self) -> bytes | None:
+        return self._disk.config
+
+    def write(self, text: bytes) -> None:
+        self._disk.config = text
 
 
 class Home:
@@ -233,6 +247,7 @@ class Daemon(zkd.daemon.Daemon):
 _NAMED: list[tuple[types.ModuleType, str, Any]] = [
     (zkd.daemon, "Pool", Pool),
     (zkd.daemon, "Home", Home),
+    (zkd.daemon, "ConfigFile", ConfigFile),
     (zkd.daemon, "BlobStore", BlobStore),
     (zkd.daemon, "SegmentStore", Segments),
     (zkd.daemon, "SegmentCache", Segments),

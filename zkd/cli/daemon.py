@@ -55,4 +55,5 @@ def daemon_command(
         "log.level": log_level,
     }
     overrides = {key: value for key, value in wanted.items() if value is not None}
-    return service.main(settings.load(path, overrides=overrides), path, overrides)
+    wanted_settings, origins = settings.load_with_origins(path, overrides=overrides)
+    return service.main(wanted_settings, path, overrides, origins)

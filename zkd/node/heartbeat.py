@@ -39,6 +39,7 @@ class Heartbeat:
         self._clock = clock
         self._log = log
         self._status = status
+        self._hurry = asyncio.Event()
         self.lag_s = 0.0  # how late this loop was called last: what delays it delays the whole daemon
 
     async def run(self) -> None:
@@ -47,13 +48,14 @@ class Heartbeat:
         was_busy = False
         while True:
             due = loop.time() + BUSY_S
-            await asyncio.sleep(BUSY_S)
-            self.lag_s = max(0.0, loop.time() - due)
+            hurries = await self._pause()
+            if not hurries:
+                self.lag_s = max(0.0, loop.time() - due)
             status = self._status()
             if status is None or self._session.state is not State.CONNECTED:
                 continue
             is_busy = bool(status.running or status.queued)
-            if not is_busy and not was_busy and loop.time() - written_at < IDLE_S:
+            if not hurries and not is_busy and not was_busy and loop.time() - written_at < IDLE_S:
                 continue
             was_busy = is_busy
             try:
@@ -63,6 +65,20 @@ class Heartbeat:
                 continue
             written_at = loop.time()
             self._clock.observe(stat.mtime, written_at, stat.mzxid)
+
+    def hurry(self) -> None:
+        """Something is news to people: say it now, not with the next beat."""
+        self._hurry.set()
+
+    async def _pause(self) -> bool:
+        """Wait for the next beat or for news, whichever comes first; whether it was news."""
+        try:
+            async with asyncio.timeout(BUSY_S):
+                await self._hurry.wait()
+        except TimeoutError:
+            return False
+        self._hurry.clear()
+        return True
 
     async def _write(self, data: bytes) -> Stat:
         try:

@@ -2,6 +2,7 @@
 
 from zkd.store.blobs import BlobFormat, BlobStore, is_digest
 from zkd.store.checkpoints import CheckpointStore
+from zkd.store.config_file import ConfigFile
 from zkd.store.digest_files import DigestFiles
 from zkd.store.home import Home
 from zkd.store.segment_cache import SegmentCache
@@ -11,6 +12,7 @@ __all__ = [
     "BlobFormat",
     "BlobStore",
     "CheckpointStore",
+    "ConfigFile",
     "DigestFiles",
     "Home",
     "SegmentCache",
