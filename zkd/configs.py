@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
-HEAD_BYTES_MAX = 4 * 1024
+HEAD_BYTES_MAX = 256 * 1024  # it names the layers: some 5,000
 LAYER_BYTES_MAX = 64 * 1024  # some thousand settings; there are not fifty
 APP_BYTES_MAX = 512 * 1024  # leaves room for the same text twice in one transaction of 1 MiB, less what surrounds it
 REVISIONS_KEPT = 100  # of the settings, and of each program's configuration
@@ -20,9 +20,14 @@ Values = dict[str, Any]  # by dotted key, as in the settings file: {"tasks.timeo
 
 
 class ConfigHead(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What stands at ``config``. A newer form has other fields, and is refused by those who do not know it."""
+    """What stands at ``config``. A newer form has other fields, and is refused by those who do not know it.
+
+    `layers` says which there are, and the revision that changed each last: one that is removed or put there by itself
+    is found out, and does not silently count. Without it, as people write by hand, any will do.
+    """
 
     revision: Revision
+    layers: dict[str, int] | None = None
     id: str = ""  # of the change that made it, by which its author finds it again
     zkd: str = ""  # version of the program that wrote it
 

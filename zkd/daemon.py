@@ -212,6 +212,7 @@ class Daemon:
             self._group.create_task(work)
         await self.membership.joined.wait()  # bounded: it joins, or raises and takes the group down
         self.phase = Phase.SERVING
+        self.heartbeat.hurry()
         self._log.info("daemon.ready", slots=node.slots, kernels=len(self._kernels), http=self._address)
 
     def _compose(self) -> None:

@@ -351,6 +351,14 @@ class TermsDisagree(ZkdError, ValueError):
     """Somebody else uses this name with other terms: another number of leases, or of parties. Nothing was changed."""
 
 
+class ConfigNotFound(ZkdError, LookupError):
+    """There is no configuration of this name, or no such revision of it is kept."""
+
+
+class ConfigConflict(ZkdError):
+    """The configuration has another revision than was expected: somebody else changed it. Nothing was changed."""
+
+
 class ModelNotFound(ZkdError, LookupError):
     """There is no registered model of this name, or it has no such version or alias."""
 

@@ -40,7 +40,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 TaskId = str
 JobId = str
@@ -225,6 +225,12 @@ class Paths:
 def label_layer(name: str, value: str) -> str:
     """The layer of a label. Labels may be any text, names of znodes may not."""
     return f"labels/{quote(f'{name}={value}', safe=' =@+,:;!()')}"
+
+
+def layer_title(layer: str) -> str:
+    """A layer as people say it: ``cluster``, ``label gpu=yes``, ``node n1``."""
+    kind, _, rest = layer.partition("/")
+    return f"{kind.removesuffix('s')} {unquote(rest)}" if rest else kind
 
 
 def leaf(path: str) -> str:

@@ -72,7 +72,7 @@ def _size(value: int | str) -> int:
     match = _SIZE.fullmatch(value.strip())
     if match is None or match[2] not in _UNITS:
         raise ValueError('expected bytes, as a number or such as "2GiB" or "512MiB"')
-    return int(min(float(match[1]), 2.0**62) * _UNITS[match[2]])  # a number of 400 digits is infinite as a float
+    return int(min(float(match[1]), 2.0**63) * _UNITS[match[2]])  # a number of 400 digits is infinite as a float
 
 
 def _path(value: str) -> Path:

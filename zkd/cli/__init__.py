@@ -36,6 +36,7 @@ COMMANDS = {
     "lock": ("lock", "Run a command while a lock is held; `zkd lock ls` shows who holds what."),
     "elect": ("lock", "Run a command while leading, or say who leads."),
     "node": ("node", "Drain, cordon and uncordon nodes."),
+    "config": ("config", "Settings for many nodes at once: get, set, show, diff, history, rollback, explain, status."),
     "limit": ("limit", "Bound how much of a kernel's work the cluster takes on."),
     "init": ("init", "Give the tree the ACLs of the settings, or say where it has others."),
     "dev": ("dev", "Start a whole cluster on this machine, with nothing to configure."),

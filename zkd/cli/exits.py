@@ -64,6 +64,8 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
         (e.TaskNotFound, Exit.NOT_FOUND, "`zkd get tasks`, `zkd get results` and `zkd get dead` list what there is."),
         (e.DatasetNotFound, Exit.NOT_FOUND, "`zkd data ls` lists the datasets, `zkd data stat NAME` what is in one."),
         (e.DatasetExists, Exit.CONFLICT, ""),
+        (e.ConfigNotFound, Exit.NOT_FOUND, "`zkd config history` lists what is kept."),
+        (e.ConfigConflict, Exit.CONFLICT, "`zkd config show` says what there is now."),
         (e.ModelNotFound, Exit.NOT_FOUND, "`zkd model ls` lists the models, `zkd model ls NAME` the versions of one."),
         (e.ModelInUse, Exit.CONFLICT, ""),
         (e.BadModel, Exit.USAGE, ""),

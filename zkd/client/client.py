@@ -18,6 +18,8 @@ from zkd.access import policy
 from zkd.client import asking
 from zkd.client.again import retry
 from zkd.client.calls import Calls, TaskOptions
+from zkd.client.central import CentralSettings
+from zkd.client.config import Config
 from zkd.client.datasets import Datasets
 from zkd.client.desired import change, say, unsay, whoami
 from zkd.client.dropbox import OUTAGE_MAX_S, DropBox
@@ -107,8 +109,19 @@ class Client:
 
         def __getattr__(self, name: str) -> Any:
             """What `__aenter__` makes is missing before it: say so, not which of our attributes it was."""
-            made = ("_calls", "_box", "_blobs", "datasets", "jobs", "models", "_predictions", "sync", *RECIPES)
-            if name in made:
+            made = (
+                "_calls",
+                "_box",
+                "_blobs",
+                "datasets",
+                "jobs",
+                "models",
+                "config",
+                "settings",
+                "_predictions",
+                "sync",
+            )
+            if name in (*made, *RECIPES):
                 raise RuntimeError("this zkd.Client is not connected: use it inside `async with zkd.Client(...)`")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -132,6 +145,8 @@ class Client:
             self.datasets = Datasets(self, self._box, plane)
             self.jobs = Jobs(self, self._box, plane)
             self.models = Models(self, self._box, plane)
+            self.config = Config(self, self._box)
+            self.settings = CentralSettings(self, self._box)
             self._predictions = Predictions(self, self._box, plane, self._calls, uploads)
             self._offer(Recipes(self.session, self.paths, tasks, Claimant(whoami(), os.getpid())))
             stack.callback(self.sync.close)

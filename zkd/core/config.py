@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from zkd import codec
-from zkd.configs import HEAD_BYTES_MAX, LAYER_BYTES_MAX, ConfigHead, ConfigLayer, Values
+from zkd.configs import HEAD_BYTES_MAX, LAYER_BYTES_MAX, ConfigHead, ConfigLayer, ConfigRevision, Values
 from zkd.errors import BadRecord, BadSettings
 from zkd.paths import NodeId, is_name, label_layer
 from zkd.settings import KEYS, Settings, flat, value_of, with_values
@@ -92,6 +92,16 @@ def read_layer(text: bytes) -> ConfigLayer:
     return layer
 
 
+def expect_named(head: ConfigHead, name: str, layer: ConfigLayer | None) -> None:
+    """Raises `BadRecord` if this is not the layer that the head means."""
+    if head.layers is None:
+        return
+    wanted, got = head.layers.get(name), None if layer is None else layer.revision
+    if wanted != got:
+        expected = "nothing" if wanted is None else f"what revision {wanted} put there"
+        raise BadRecord("$.revision", f"expected {expected}, got {'nothing' if got is None else got}")
+
+
 def faults_of(values: Mapping[str, Any]) -> list[str]:
     """Why these cannot be said centrally, a line each; nothing if they can."""
     faults = []
@@ -127,10 +137,11 @@ def judge(
     faults: list[str] = []
     for name, text in layers:
         try:
-            if text:
-                values = read_layer(text).values
-                read.append(Layer(name, values))
-                faults += (f"config/{name}: {fault}" for fault in faults_of(values))
+            layer = read_layer(text) if text else None
+            expect_named(found, name, layer)
+            if layer is not None:
+                read.append(Layer(name, layer.values))
+                faults += (f"config/{name}: {fault}" for fault in faults_of(layer.values))
         except BadRecord as error:
             faults.append(f"config/{name}: {error}")
     if not faults:
@@ -212,6 +223,12 @@ def edited(layers: Layers, layer: str, given: Mapping[str, Any], dropped: Iterab
 
 def without_empty(layers: Mapping[str, Values]) -> Layers:
     return {name: values for name, values in layers.items() if values}
+
+
+def undone(layers: Mapping[str, Values], revision: ConfigRevision) -> Layers:
+    """What was said before a revision, from what was said after it."""
+    before = {**layers, **{change.layer: change.before or {} for change in revision.changes}}
+    return without_empty(before)
 
 
 def expect_valid(layers: Mapping[str, Values]) -> None:
