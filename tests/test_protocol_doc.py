@@ -16,6 +16,7 @@ from tests.client.coordinators import coordinators
 from tests.client.standin import StandIn
 from zkd import codec, schemas
 from zkd.arrays import from_json
+from zkd.configs import AppConfig, ConfigHead, ConfigLayer, ConfigRevision
 from zkd.jobs import Job, JobState, Round
 from zkd.records import Result, Schedule, ScheduleState, Task
 from zkd.registry import Alias, Canary, ModelVersion, Move
@@ -45,7 +46,11 @@ def test_every_record_has_an_example() -> None:
 
 
 @pytest.mark.parametrize(
-    "struct", [Task, Result, Schedule, ScheduleState, Job, JobState, Round, ModelVersion, Alias, Canary, Move]
+    "struct",
+    [
+        *(Task, Result, Schedule, ScheduleState, Job, JobState, Round, ModelVersion, Alias, Canary, Move),
+        *(ConfigHead, ConfigLayer, ConfigRevision, AppConfig),
+    ],
 )
 def test_the_tables_have_every_field(struct: type) -> None:
     table = TEXT.split(f"<!-- fields: {struct.__name__} -->")[1].split("\n\n")[1]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Raw, UnsetType
 
+from zkd.configs import AppConfig, ConfigHead, ConfigLayer, ConfigRevision
 from zkd.jobs import Coordinator, Job, JobState, Round
 from zkd.manifests import Head, Holding, Manifest, Numbers, Ring, Segment
 from zkd.paths import PROTOCOL_VERSION
@@ -44,6 +45,10 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "limit": (Limit, "control/limits/<kernel>: how much of a kernel's work the cluster takes on."),
     "schedule": (Schedule, "schedules/<name>: a task that recurs, by `cron` or by `every_s`."),
     "schedule-state": (ScheduleState, "control/schedules/<name>: how far the leader is with a schedule."),
+    "config": (ConfigHead, "config: the revision of the central configuration, and the layers it is made of."),
+    "config-layer": (ConfigLayer, "config/cluster, config/labels/<name=value>, config/nodes/<node>: settings."),
+    "config-revision": (ConfigRevision, "config/history/<n>: what a revision changed, by whom and why."),
+    "config-app": (AppConfig, "config/apps/<name>, and <name>/<n>: a program's own configuration."),
     "dataset": (Head, "datasets/<name>: the version of a dataset that readers get."),
     "dataset-numbers": (Numbers, "datasets: numbers of versions that were removed; none is given twice."),
     "manifest": (Manifest, "datasets/<name>/versions/<n>: a version of a dataset; immutable."),
