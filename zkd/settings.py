@@ -249,15 +249,18 @@ class Training(Struct, frozen=True, kw_only=True):
 class Serving(Struct, frozen=True, kw_only=True):
     """`[serving]`: the processes that answer requests for predictions."""
 
-    processes: Annotated[int, Meta(ge=1, le=256)] = 1  # started with the first request, ended when idle
-    threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of BLAS in each
+    processes: Annotated[int, Meta(ge=1, le=256), CENTRAL] = 1  # started with the first request, ended when idle
+    threads: Annotated[int, Meta(ge=1, le=1024), CENTRAL] = 1  # of BLAS in each
     # Bytes of models that are open at a time, mapped and shared by all processes; if not said, an eighth of the
     # machine's. The one used longest ago goes first.
-    memory: Annotated[int, Meta(ge=2**20, le=2**62), _check(_size)] | None = None
-    concurrency: Annotated[int, Meta(ge=1, le=1024)] | None = None  # batches of one model at a time; as many as fit
-    queue_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000  # requests that wait for one model
-    queue_bytes_max: Annotated[int, Meta(ge=2**20), _check(_size)] = 64 * 2**20  # of requests, in all
-    target_ms: Annotated[float, Meta(gt=0, le=60_000)] = 10.0  # batches grow until one takes this long
+    memory: Annotated[int, Meta(ge=2**20, le=2**62), _check(_size), CENTRAL] | None = None
+    # Batches of one model at a time; if not said, as many as fit.
+    concurrency: Annotated[int, Meta(ge=1, le=1024), CENTRAL] | None = None
+    queue_max: Annotated[int, Meta(ge=1, le=1_000_000), CENTRAL] = 1000  # requests that wait for one model
+    queue_bytes_max: Annotated[int, Meta(ge=2**20, le=2**62), _check(_size), CENTRAL] = (
+        64 * 2**20
+    )  # of requests, in all
+    target_ms: Annotated[float, Meta(gt=0, le=60_000), CENTRAL] = 10.0  # batches grow until one takes this long
     deadline_ms: Annotated[float, Meta(gt=0, le=60_000), LIVE] = 1000.0  # of requests that say none
 
 
