@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zkd.manifests import Column
+from zkd.tables.arena import BLOCK_BYTES, Arena
 from zkd.tables.assemble import Assembly
 
 ROWS = 1000
@@ -45,3 +46,23 @@ def test_two_who_place_rows_of_one_window_do_not_undo_each_others_marks() -> Non
     assembly.place()
     other.join()
     assert np.array_equal(assembly.finish()["x"], numbers * 10)
+
+
+def test_memory_is_lent_again_only_when_nothing_lies_there_any_more() -> None:
+    arena = Arena()
+    size = BLOCK_BYTES // 4
+
+    def lent(value: int) -> np.ndarray[Any, Any]:
+        array = np.frombuffer(arena.take(size), np.uint8)
+        array[:] = value
+        return array
+
+    kept = [lent(value) for value in range(4)]  # one block
+    some = kept[2][10:20]
+    places = {array.ctypes.data for array in kept}
+    del kept
+    others = [lent(99) for _ in range(4)]
+    assert not places & {array.ctypes.data for array in others}, "a slice of the first block is in use"
+    assert some.tolist() == [2] * 10
+    del some
+    assert {lent(7).ctypes.data for _ in range(4)} == places

@@ -1,14 +1,17 @@
 """Memory for what comes in many pieces and is needed together for a while.
 
 Memory that is had for the first time costs several times what filling it does, unless it is had in blocks of some MiB,
-which the kernel gives as huge pages. A block goes when nothing that lies in it is used any more.
+which the kernel gives as huge pages. A block is used again when nothing that lies in it is used any more.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 
 import numpy as np
+
+from zkd.arrays.dtypes import Array
 
 BLOCK_BYTES = 32 * 2**20
 ALIGNMENT = 64
@@ -21,6 +24,7 @@ class Arena:
         self._block_bytes = min(BLOCK_BYTES, size)
         self._block = memoryview(b"")
         self._at = 0
+        self._free: list[Array] = []
         self._lock = threading.Lock()
 
     def take(self, size: int) -> memoryview:
@@ -29,7 +33,13 @@ class Arena:
             return np.empty(size, np.uint8).data
         with self._lock:
             if self._at + size > len(self._block):
-                self._block, self._at = np.empty(self._block_bytes, np.uint8).data, 0
+                self._block, self._at = self._next_block(), 0
             start = self._at
             self._at += -(-size // ALIGNMENT) * ALIGNMENT
             return self._block[start : start + size]
+
+    def _next_block(self) -> memoryview:
+        block = self._free.pop() if self._free else np.empty(self._block_bytes, np.uint8)
+        lent = block[:]  # what lies there refers to this one
+        weakref.finalize(lent, self._free.append, block).atexit = False
+        return lent.data
