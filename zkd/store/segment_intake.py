@@ -36,6 +36,9 @@ from zkd.store.segment_files import (
     write_all,
 )
 
+# Of a larger file nothing is kept in memory once it is on the disk: its room serves for the next one. Fresh memory can
+# cost more than all else of a copy, and who works on the rows next does so on one of the copies.
+CACHED_BYTES_MAX = 128 * 2**10
 SYNC_FILE_RANGE_WRITE = 2
 # Where the C library has it: lets the disk begin with a file while the next one is still on its way.
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
@@ -220,5 +223,7 @@ def _sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+        if os.fstat(fd).st_size > CACHED_BYTES_MAX:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
