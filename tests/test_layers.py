@@ -43,8 +43,8 @@ LAYERS = [
     # Each the only one who touches: processes, files, ZooKeeper, the network.
     {"workers", "store", "zk", "net"},
     # The transactions that change a task's outcome, shared by its holder and the leader; what all the leader's duties
-    # have in common.
-    {"endings", "leading", "children", "access"},
+    # have in common, and all pictures of the tree.
+    {"endings", "leading", "picture", "children", "access"},
     # What a holder knows and decides by itself.
     {"holder"},
     # Rounds of training: the processes that compute them, and the coordinator of a job.

@@ -10,34 +10,20 @@ being answered by the aliases that were known last.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd.core.registry import Registered, is_alias_name, is_model_name, read_alias, read_head, read_version
 from zkd.core.registry import version_number as number_of
-from zkd.errors import (
-    AuthFailed,
-    BadRecord,
-    NoAuth,
-    NoNode,
-    OutcomeUnknown,
-    SessionClosed,
-    SessionExpired,
-    Unavailable,
-    ZooKeeperError,
-)
+from zkd.errors import BadRecord, NoAuth, NoNode, ZooKeeperError
 from zkd.paths import Paths
+from zkd.picture import Picture
 from zkd.registry import Alias, ModelVersion
-from zkd.zk import Event, Session, State, ensure_path
+from zkd.zk import Event, Session, ensure_path
 
 READ_AT_ONCE = 16  # versions: some kB each, and a reply has no limit at the server
-MEND_S = 1.0  # before the next try when something is wrong that another try may not change
-RECONCILE_S = 60.0  # for what a watch missed
-
 
 Key = TypeVar("Key", int, str)
 
@@ -47,17 +33,26 @@ class RegistryView:
         self._session = session
         self._paths = paths
         self._log = log
-        self._wake = asyncio.Event()
+        self._picture = Picture(
+            session,
+            log,
+            "models",
+            watched=[(paths.models, True)],
+            saw=self._saw,
+            read=self._bring_up_to_date,
+            size=self._size,
+        )
         self._dirty: dict[str, None] = {}  # models to look at again
-        self._reading = asyncio.Lock()  # a look of somebody's must not mix with ours
-        self._listeners: list[Callable[[], None]] = []
         self.models: dict[str, Registered] = {}
-        self.is_complete = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a connection, on which all of it was read."""
+        return self._picture.is_complete
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call back after each change of the picture, until the returned function is called."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self._picture.subscribe(listener)
 
     async def look(self, name: str) -> None:
         """Read this model now: for whom it has to be as new as something that he has just seen.
@@ -65,70 +60,27 @@ class RegistryView:
         Raises what ZooKeeper answers when it cannot.
         """
         if is_model_name(name):
-            async with self._reading:
+            async with self._picture.looking():
                 await self._read_model(name, is_anew=False)
-            self._tell()
 
     # --- Watching ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Ends only by cancellation, or with the session."""
-        unsubscribe = self._session.subscribe(lambda _: self._wake.set())
-        is_watching = False
-        try:
-            while True:
-                try:
-                    # Unbounded in sum: without a connection there is nothing to look at.
-                    await self._session.connected(self._session.timeout_s)
-                    if not is_watching:
-                        await self._session.add_watch(self._paths.models, self._saw, recursive=True)
-                        is_watching = True
-                    await self._follow()
-                except (SessionClosed, AuthFailed):
-                    raise
-                except (Unavailable, OutcomeUnknown, SessionExpired):
-                    self.is_complete = False
-                    await asyncio.sleep(0.01)
-                except ZooKeeperError as error:  # forbidden, deleted: people may mend it
-                    self.is_complete = False
-                    self._log.warning("models.not_read", error=str(error))
-                    await asyncio.sleep(MEND_S)
-        finally:
-            unsubscribe()
+        await self._picture.run()
 
     def _saw(self, event: Event) -> None:
         name = event.path.removeprefix(self._paths.models).strip("/").partition("/")[0]
         if name:
             self._dirty[name] = None
-        self._wake.set()
 
-    async def _follow(self) -> None:
-        """Keep the picture over one unbroken connection."""
-        connection = self._session.epoch
-        loop = asyncio.get_running_loop()
-        self.is_complete = False
-        reconcile_at = 0.0
-        while True:
-            self._wake.clear()
-            if self._session.epoch != connection or self._session.state is not State.CONNECTED:
-                raise Unavailable(self._paths.models, "the connection changed")
-            async with self._reading:
-                if loop.time() >= reconcile_at:
-                    self._dirty.update(dict.fromkeys(await self._names()))
-                    reconcile_at = loop.time() + RECONCILE_S
-                await self._look_again()
-            if not self.is_complete:
-                self.is_complete = True
-                versions = sum(len(model.versions) for model in self.models.values())
-                self._log.info("models.read", models=len(self.models), versions=versions)
-            self._tell()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, reconcile_at - loop.time())):
-                    await self._wake.wait()
+    async def _bring_up_to_date(self, is_due: bool) -> None:
+        if is_due:
+            self._dirty.update(dict.fromkeys(await self._names()))
+        await self._look_again()
 
-    def _tell(self) -> None:
-        for listener in list(self._listeners):
-            listener()
+    def _size(self) -> dict[str, int]:
+        return {"models": len(self.models), "versions": sum(len(model.versions) for model in self.models.values())}
 
     # --- Reading ----------------------------------------------------------------------------------------
 

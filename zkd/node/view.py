@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger as Log
@@ -29,24 +28,13 @@ from zkd.core.datasets import (
     read_ring,
     version_number,
 )
-from zkd.errors import (
-    AuthFailed,
-    BadRecord,
-    NoAuth,
-    NoNode,
-    OutcomeUnknown,
-    SessionClosed,
-    SessionExpired,
-    Unavailable,
-    ZooKeeperError,
-)
+from zkd.errors import BadRecord, NoAuth, NoNode, ZooKeeperError
 from zkd.manifests import Manifest
 from zkd.paths import NodeId, Paths
-from zkd.zk import Event, EventType, Session, State, Znode, ensure_path
+from zkd.picture import Picture
+from zkd.zk import Event, EventType, Session, Znode, ensure_path
 
 READ_AT_ONCE = 16  # manifests and chunks: some tens of kB each, and a reply has no limit at the server
-MEND_S = 1.0  # before the next try when something is wrong that another try may not change
-RECONCILE_S = 60.0  # for what a watch missed
 # Computing where so many copies go, of parts times nodes, is a matter of milliseconds: more goes to a thread.
 PLACED_INLINE = 2_000
 
@@ -59,18 +47,28 @@ class View:
         self._paths = paths
         self._place = place
         self._log = log
-        self._wake = asyncio.Event()
+        self._picture = Picture(
+            session,
+            log,
+            "datasets",
+            watched=[(paths.datasets, True), (paths.holdings, True), (paths.ring, False)],
+            saw=self._saw,
+            read=self._bring_up_to_date,
+            size=self._size,
+        )
         self._dirty: dict[str, None] = {}  # datasets to look at again
         self._dirty_holdings: dict[tuple[str, NodeId], None] = {}
         self._doubted: dict[str, set[int]] = {}  # versions that may be others than those we read
         self._is_ring_dirty = True
         self._is_tree_dirty = True
         self._chunks: dict[str, Parts] = {}  # by digest, as long as a version names it
-        self._listeners: list[Callable[[], None]] = []
-        self._reading = asyncio.Lock()  # a look of somebody's must not mix with ours
         self.atlas = Atlas()
-        self.is_complete = False
         self.tree = ""  # which one this is: by the transaction that made `datasets/`, and when
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a connection, on which all of it was read."""
+        return self._picture.is_complete
 
     @property
     def is_settled(self) -> bool:
@@ -79,8 +77,7 @@ class View:
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call back after each change of any of this, until the returned function is called."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self._picture.subscribe(listener)
 
     async def look(self, name: str) -> None:
         """Read this dataset now: for whom it has to be as new as something that he has just seen.
@@ -88,42 +85,15 @@ class View:
         Raises what ZooKeeper answers when it cannot.
         """
         if is_dataset_name(name):
-            async with self._reading:
+            async with self._picture.looking():
                 await self._read_dataset(name)
                 await self._compute()
-            self._tell()
 
     # --- Watching ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Ends only by cancellation, or with the session."""
-        unsubscribe = self._session.subscribe(lambda _: self._wake.set())
-        watched: set[str] = set()
-        try:
-            while True:
-                try:
-                    # Unbounded in sum: without a connection there is nothing to look at.
-                    await self._session.connected(self._session.timeout_s)
-                    for path, is_recursive in (
-                        (self._paths.datasets, True),
-                        (self._paths.holdings, True),
-                        (self._paths.ring, False),
-                    ):
-                        if path not in watched:
-                            await self._session.add_watch(path, self._saw, recursive=is_recursive)
-                            watched.add(path)
-                    await self._follow()
-                except (SessionClosed, AuthFailed):
-                    raise
-                except (Unavailable, OutcomeUnknown, SessionExpired):
-                    self.is_complete = False
-                    await asyncio.sleep(0.01)
-                except ZooKeeperError as error:  # forbidden, deleted: people may mend it
-                    self.is_complete = False
-                    self._log.warning("datasets.not_read", error=str(error))
-                    await asyncio.sleep(MEND_S)
-        finally:
-            unsubscribe()
+        await self._picture.run()
 
     def _saw(self, event: Event) -> None:
         path = event.path
@@ -142,7 +112,6 @@ class View:
             name, _, node = path.removeprefix(f"{self._paths.holdings}/").partition("/")
             if node:
                 self._dirty_holdings[name, node] = None
-        self._wake.set()
 
     def _awaits_chunk(self, name: str) -> bool:
         dataset = self.atlas.datasets.get(name)
@@ -154,36 +123,15 @@ class View:
         if version is not None:
             self._doubted.setdefault(name, set()).add(version)
 
-    async def _follow(self) -> None:
-        """Keep the picture over one unbroken connection."""
-        connection = self._session.epoch
-        loop = asyncio.get_running_loop()
-        self.is_complete = False
-        reconcile_at = 0.0
-        while True:
-            self._wake.clear()
-            if self._session.epoch != connection or self._session.state is not State.CONNECTED:
-                raise Unavailable(self._paths.datasets, "the connection changed")
-            async with self._reading:
-                if loop.time() >= reconcile_at:
-                    await self._list_all(is_first=not self.is_complete)
-                    reconcile_at = loop.time() + RECONCILE_S
-                await self._look_again()
-                await self._compute()
-            if not self.is_complete:
-                self.is_complete = True
-                versions = sum(len(dataset.editions) for dataset in self.atlas.datasets.values())
-                self._log.info(
-                    "datasets.read", datasets=len(self.atlas.datasets), versions=versions, ring=self.atlas.ring.epoch
-                )
-            self._tell()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, reconcile_at - loop.time())):
-                    await self._wake.wait()
+    async def _bring_up_to_date(self, is_due: bool) -> None:
+        if is_due:
+            await self._list_all(is_first=not self.is_complete)
+        await self._look_again()
+        await self._compute()
 
-    def _tell(self) -> None:
-        for listener in list(self._listeners):
-            listener()
+    def _size(self) -> dict[str, int]:
+        versions = sum(len(dataset.editions) for dataset in self.atlas.datasets.values())
+        return {"datasets": len(self.atlas.datasets), "versions": versions, "ring": self.atlas.ring.epoch}
 
     # --- Reading ----------------------------------------------------------------------------------------
 
