@@ -11,6 +11,7 @@ import pytest
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
+from tests.cli.conftest import wait_until
 from zkd.models.from_sklearn import trained_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,19 @@ def test_a_model_is_pushed_shown_served_compared_and_removed(zkd: Zkd, name: str
     assert zkd("model", "canary", f"{name}@live", "--percent", "5", "--shadow").out == (
         f"{name}@live: 1 (canary 2, 5% shadow)\n"
     )
+    wait_until(lambda: len(zkd("model", "canary", f"{name}@live", "--show", "--json").json) == 2)
+    row = zkd("model", "canary", f"{name}@live", "--show", "--json").json[0]
+    assert (row["node"], row["version"], row["beside"], row["requests"], row["differed"]) == (
+        "dev-1",
+        2,
+        1,
+        0,
+        "0 of 0",
+    )
     assert zkd("model", "promote", f"{name}@live", "--why", "it did well").out == f"{name}@live: 2\n"
+    wait_until(lambda: zkd("model", "canary", f"{name}@live", "--show", "--json").json == [])
+    ran = zkd("model", "canary", f"{name}@live", "--show")
+    assert (ran.code, "no node tells of a canary" in ran.err, "it did well" in ran.err) == (0, True, True)
     assert zkd("model", "rollback", f"{name}@live").out == f"{name}@live: 1\n"
     shown = zkd("model", "show", f"{name}@live", "--json").json
     assert (shown["model"], shown["features"], shown["nodes"]) == (

@@ -15,6 +15,7 @@ from zkd.cli.output import bytes_text, cell, write_fields, write_rows
 
 if TYPE_CHECKING:
     from zkd.client import Client
+    from zkd.client.trials import Trial
     from zkd.core.registry import Registered
     from zkd.registry import Alias, ModelVersion
 
@@ -249,17 +250,59 @@ async def alias(client: Client, alias: str, version: int | None, why: str) -> No
 @click.option("--percent", type=float, default=10.0, show_default=True, help="Of the requests.")
 @click.option("--shadow", is_flag=True, help="It answers nobody: its answers are compared, and thrown away.")
 @click.option("--error-share", type=float, help="Taken back when more of its requests fail, of 1.")
-@click.option("--p99-ms", type=float, help="Taken back when the slowest hundredth takes longer.")
-@click.option("--drift", type=float, help="Taken back when its predictions are farther from the others'.")
+@click.option("--p99-ms", type=float, help="Taken back when the slowest hundredth computes longer.")
+@click.option("--drift", type=float, help="Taken back when its predictions are farther from the others': a PSI.")
 @click.option("--why", default="", help="For those who look later.")
+@click.option("--show", is_flag=True, help="Change nothing: tell how the canary does, as each node has seen it.")
+@output_options
 @with_client
-async def canary(client: Client, alias: str, version: int | None, **options: Any) -> None:
+async def canary(
+    client: Client, alias: str, version: int | None, show: bool, output: str, percent: float, **options: Any
+) -> None:
     """Have VERSION, by default the newest, answer a share of the requests to ALIAS beside the present one.
 
     `zkd model promote` makes it the present one, `zkd model rollback` takes it back.
     """
+    if show:
+        await _show_canary(client, alias, output)
+        return
+    options["percent"] = percent
     changed = await client.models.canary(alias, version, **options)
     click.echo(f"{alias}: {_alias_text(changed)}")
+
+
+async def _show_canary(client: Client, alias: str, output: str) -> None:
+    trials = await client.models.trials(alias)
+    rows = [_trial_row(node, trial) for node, trial in trials.items() if trial is not None]
+    if not rows:
+        name, _, alias_name = alias.partition("@")
+        present = (await client.models.describe(name)).aliases[alias_name]
+        click.echo(f"{alias}: {_alias_text(present)}; no node tells of a canary", err=True)
+        for move in present.history[-1:]:
+            click.echo(f"{_time(move.at_ms)} {move.by}: {move.why or 'moved'}", err=True)
+    write_rows(rows, output, wide=("p50_ms", "others_p50_ms", "percent", "shadow", "dropped"))
+
+
+def _trial_row(node: str, trial: Trial) -> dict[str, Any]:
+    return {
+        "node": node,
+        "version": trial.version,
+        "beside": trial.beside,
+        "percent": trial.percent,
+        "shadow": trial.shadow,
+        "requests": trial.canary.requests,
+        "errors": trial.canary.errors,
+        "p50_ms": trial.canary.p50_ms,
+        "p99_ms": trial.canary.p99_ms,
+        "others": trial.others.requests,
+        "others_errors": trial.others.errors,
+        "others_p50_ms": trial.others.p50_ms,
+        "others_p99_ms": trial.others.p99_ms,
+        "drift": trial.drift,
+        "differed": f"{trial.differed} of {trial.compared}" if trial.shadow else None,
+        "dropped": trial.dropped,
+        "end": trial.end,
+    }
 
 
 @model_command.command(short_help="Make the canary the version that is served.")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zkd.client.dropbox import DropBox
     from zkd.client.plane import Plane
     from zkd.client.training_job import TrainingJob
+    from zkd.client.trials import Trial
     from zkd.models.cards import Difference
     from zkd.models.from_sklearn import Features
     from zkd.models.trained import Trained
@@ -54,6 +55,7 @@ class ModelEntry(NamedTuple):
 class Models:
     def __init__(self, client: Client, box: DropBox, plane: Plane) -> None:
         self._client = client
+        self._plane = plane
         self._tree = ModelTree(box)
         self._files = ModelFiles(client, plane)
 
@@ -217,6 +219,14 @@ class Models:
             return registry.with_canary(_there(ref, now), wanted, hand)
 
         return await self._changed(ref, edit)
+
+    async def trials(self, alias: str) -> dict[NodeId, Trial | None]:
+        """How the canary of NAME@ALIAS does on each node. Raises `ModelNotFound`."""
+        from zkd.client.trials import trials
+
+        ref = _alias_ref(alias)
+        (await self.describe(ref.name)).number(ref)
+        return await trials(self._client, self._plane, ref)
 
     async def promote(self, alias: str, *, why: str = "") -> Alias:
         """Have NAME@ALIAS mean what is its canary. Raises `ModelInUse` if it has none."""

@@ -217,7 +217,6 @@ class Canaries:
         trial, canary = watched.trial, watched.trial.canary
         sides = trial.sides()
         seen: dict[str, Any] = {
-            "node": self._node,
             "version": canary.version,
             "beside": watched.beside,
             "percent": canary.percent,
