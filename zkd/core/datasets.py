@@ -125,7 +125,7 @@ def read_chunk(digest: str, text: bytes) -> Parts:
         raise BadRecord("$", f"expected the bytes of blake3 {digest}, got others, of {found}")
     try:
         lists = _chunk.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord("$", f"expected a list of segments for each part: {error}") from None
     if len(lists) > CHUNK_PARTS:
         raise BadRecord("$", f"expected at most {CHUNK_PARTS} parts, got {len(lists)}")

@@ -189,7 +189,7 @@ async def _received_there(http: aiohttp.ClientSession, url: str, token: str) -> 
 def _received(text: str) -> int | None:
     try:
         return max(0, msgspec.json.decode(text.encode(), type=_Received).received)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -76,7 +76,7 @@ def parse(text: bytes, segment_id: str) -> Segment:
         raise DataDamaged(f"{short(segment_id)}: {SEGMENT_JSON} has another digest")
     try:
         segment = _decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataDamaged(f"{short(segment_id)}: {SEGMENT_JSON}: {error}") from None
     if _encode(segment) != text:
         raise DataDamaged(f"{short(segment_id)}: {SEGMENT_JSON}: expected compact JSON with its fields in order")
