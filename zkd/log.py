@@ -7,6 +7,9 @@
 program, never touches logging there: events go to the structlog of that program, if it has configured one,
 else to the standard logger ``zkd``, where Python shows warnings and keeps quiet about the rest.
 INFO tells the cluster's story, WARNING means that someone should look, ERROR that we gave up.
+
+The last events from INFO up are also kept in memory (`recent`), whatever the level of what is written, so that
+`zkd logs` can ask a node for them.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import os
 import re
 import sys
 import time
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -34,8 +39,54 @@ Format = Literal["auto", "console", "json", "journal"]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 PRIORITIES = {"debug": "7", "info": "6", "warning": "4", "error": "3", "critical": "2"}  # syslog's
 
+RECENT_MAX = 1_000  # events; half a kilobyte each
+TEXT_MAX = 1_000  # characters of a value that is shown again
+
 _SECRET = re.compile(r"(?:^|_)(?:auth|password|passwd|secret|token)(?:$|_)", re.IGNORECASE)
 REDACTED = "(redacted)"
+
+
+class Told(msgspec.Struct, frozen=True):
+    """An event that was told, as it is shown again."""
+
+    number: int  # of this process, without gaps
+    at_ms: int
+    level: str
+    event: str
+    fields: dict[str, str]
+
+
+class _Recent:
+    """The last events of this process, as they came; made into text when somebody asks."""
+
+    def __init__(self) -> None:
+        self.events: deque[tuple[int, float, str, EventDict]] = deque(maxlen=RECENT_MAX)
+        self.last = 0
+        self.threshold = logging.DEBUG  # events below it are kept, and not written
+
+    def __call__(self, _: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        level = "error" if method in ("exception", "critical") else "warning" if method == "warn" else method
+        if level != "debug":
+            self.last += 1
+            self.events.append((self.last, time.time(), level, dict(event)))
+        return event
+
+
+_recent = _Recent()
+
+
+def recent(node: str, after: int = 0, most: int = RECENT_MAX, task: str | None = None) -> tuple[list[Told], int]:
+    """The last events of this node, or of no node in particular, and the number of the last one of all.
+
+    With `task` those alone that name it. Empty where the program around us has a structlog of its own.
+    """
+    fresh = min(_recent.last - after, len(_recent.events))
+    found = []
+    for number, at, level, event in islice(_recent.events, len(_recent.events) - max(0, fresh), None):
+        if event.get("node", node) == node and (task is None or task in (event.get("id"), event.get("task"))):
+            shown = {key: _text(value)[:TEXT_MAX] for key, value in event.items() if key not in ("event", "level")}
+            found.append(Told(number, int(at * 1000), level, str(event.get("event", "")), shown))
+    return found[-most:] if most else [], _recent.last
 
 
 class Logger(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc]  # a class made at run time
@@ -48,7 +99,7 @@ def get(**bound: Any) -> FilteringBoundLogger:
         return structlog.get_logger(**bound)  # type: ignore[no-any-return]
     return structlog.wrap_logger(  # type: ignore[no-any-return]
         logging.getLogger("zkd"),
-        processors=[structlog.stdlib.filter_by_level, redact, _for_stdlib],
+        processors=[_filter_debug, redact, _recent, structlog.stdlib.filter_by_level, _for_stdlib],
         wrapper_class=structlog.stdlib.BoundLogger,
         **bound,
     )
@@ -65,6 +116,8 @@ def configure(level: str = "info", format: Format = "auto", stream: TextIO | Non
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         redact,
+        _recent,
+        _drop_quiet,
     ]
     if chosen == "console":
         processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
@@ -85,7 +138,8 @@ def configure(level: str = "info", format: Format = "auto", stream: TextIO | Non
 
 def set_level(level: str) -> None:
     """Let events of `level` and above pass, from every logger of this process and at once."""
-    source = structlog.make_filtering_bound_logger(LEVELS[level])
+    _recent.threshold = LEVELS[level]
+    source = structlog.make_filtering_bound_logger(min(LEVELS[level], logging.INFO))
     for name, value in vars(source).items():
         if not name.startswith("__"):
             setattr(Logger, name, value)
@@ -108,6 +162,18 @@ def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         elif isinstance(value, dict):
             event[key] = redact(_, __, dict(value))
     return event
+
+
+def _drop_quiet(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """End here what is below the level: it was only kept in memory."""
+    if LEVELS.get(event["level"], logging.CRITICAL) < _recent.threshold:
+        raise structlog.DropEvent
+    return event
+
+
+def _filter_debug(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Before anything is done about an event that there are thousands of a second."""
+    return structlog.stdlib.filter_by_level(logger, method, event) if method == "debug" else event
 
 
 def _as_json(_: WrappedLogger, __: str, event: EventDict) -> str:
