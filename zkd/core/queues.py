@@ -86,6 +86,10 @@ class Queues:
         """Places on the shelves, also of lanes that were woken meanwhile."""
         return sum(shelves.size() for shelves in (self._shelves, *self._pinned.values()))
 
+    def waiting(self) -> list[Lane]:
+        """The lanes in which something waits."""
+        return [lane for lane in self._lanes.values() if lane.count]
+
     # --- What waits ---------------------------------------------------------------------------------------
 
     def push(self, entry: Entry) -> None:

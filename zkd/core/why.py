@@ -5,7 +5,7 @@ The same facts decide what happens (`zkd.core.queues`); here they are only told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from zkd.core.limits import NEVER
@@ -73,8 +73,13 @@ def _waiting(mind: Dispatch, entry: Entry, now: float) -> str:
     return " ".join(told)
 
 
-def _ready(mind: Dispatch, entry: Entry, now: float) -> str:
-    need = entry.need
+def briefly(mind: Dispatch, entry: Entry, now: float) -> str:
+    """What a task that is ready waits for, without those that go before it: finding these takes a look at all."""
+    return _ready(mind, entry, now, place=lambda *_: "")
+
+
+def _ready(mind: Dispatch, entry: Entry, now: float, place: Callable[[Dispatch, Entry], str] | None = None) -> str:
+    need, place = entry.need, _place if place is None else place
     if not mind.members:
         return "No node is here."
     if entry.id in mind.partwork.crowded and entry.family is not None:
@@ -96,16 +101,16 @@ def _ready(mind: Dispatch, entry: Entry, now: float) -> str:
     if limit is not None and opens_at > now:
         held = mind.limits.held(need.kernel)
         if opens_at == NEVER:
-            return f"{need.kernel} is limited to {limit.at_once} at once, and {held} are held now.{_place(mind, entry)}"
+            return f"{need.kernel} is limited to {limit.at_once} at once, and {held} are held now.{place(mind, entry)}"
         return (
             f"{need.kernel} is limited to {limit.per_s:g} starts a second; the next one is in "
-            f"{_seconds(opens_at - now)}.{_place(mind, entry)}"
+            f"{_seconds(opens_at - now)}.{place(mind, entry)}"
         )
     if entry.patient_until is not None and entry.patient_until > now:
         return (
             f"It waits for {' or '.join(entry.near)}, which it prefers, another {_seconds(entry.patient_until - now)}."
         )
-    return _room(mind, entry, able, now) + _place(mind, entry)
+    return _room(mind, entry, able, now) + place(mind, entry)
 
 
 def _at_home(mind: Dispatch, entry: Entry, homes: tuple[str, ...]) -> tuple[list[Member], str]:
