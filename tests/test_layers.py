@@ -45,6 +45,8 @@ LAYERS = [
     # The transactions that change a task's outcome, shared by its holder and the leader; what all the leader's duties
     # have in common, and all pictures of the tree.
     {"endings", "leading", "picture", "children", "access"},
+    # What is to be seen of a cluster, read from the tree.
+    {"overview"},
     # What a holder knows and decides by itself.
     {"holder"},
     # Rounds of training: the processes that compute them, and the coordinator of a job.
@@ -244,3 +246,16 @@ def test_everything_is_caught_in_one_place_only() -> None:
                 assert file.startswith(("zkd/workers/", "zkd/kernels/calling.py")), (
                     f"{file}:{node.lineno}: except Exception hides bugs; only a kernel's errors become values"
                 )
+
+
+def test_every_metric_is_described() -> None:
+    """In zkd.net.metrics, with its type and its meaning, and from there in docs/operations.md."""
+    from zkd.net.metrics import METRICS
+
+    for file, tree in FILES.items():
+        for node in ast.walk(tree):
+            told = node.value.elts[0] if isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple) else None
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".samples") and node.args:
+                told = node.args[0]
+            if isinstance(told, ast.Constant) and str(told.value).startswith("zkd_"):
+                assert told.value in METRICS, f"{file}:{told.lineno}: describe {told.value} in zkd/net/metrics.py"

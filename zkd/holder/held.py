@@ -1,4 +1,4 @@
-"""One task in our hands, and what this node has done so far.
+"""One task in our hands.
 
 A `Held` lives from the moment its line is seen in ``assign/<node>`` until its outcome stands in the tree, in the
 states of `zkd.core.lifecycle`.
@@ -7,7 +7,7 @@ states of `zkd.core.lifecycle`.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from zkd.core.lifecycle import State, Step, advance
 from zkd.records import Assigned, Running, Task
@@ -41,23 +41,6 @@ class Held:
         kernel = self.task.kernel if self.task else ""
         run_s = round(now - self.started, 3)
         return Running(self.line.id, kernel, self.line.attempt, run_s, self.progress, self.note)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What this node has done since it started."""
-
-    done: int = 0
-    failed: int = 0
-    by_kernel: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def count(self, kernel: str, status: str) -> None:
-        if status == "done":
-            self.done += 1
-        else:
-            self.failed += 1
-        key = (kernel, status)
-        self.by_kernel[key] = self.by_kernel.get(key, 0) + 1
 
 
 def life(what: Stat | Assigned) -> tuple[int, int]:

@@ -16,7 +16,8 @@ from structlog.typing import FilteringBoundLogger as Log
 from zkd.core.lifecycle import Publish, State, Step, TryAgain, handed_back
 from zkd.endings import Ending, Endings, cancelled
 from zkd.errors import BadRecord, ZooKeeperError
-from zkd.holder.held import Held, Tally
+from zkd.holder.held import Held
+from zkd.holder.tally import Tally
 from zkd.holder.verdicts import obituary_of, refusal_of, result_of, verdict_of
 from zkd.paths import NodeId, Paths
 from zkd.records import Dead, Result, Task
@@ -114,12 +115,22 @@ class Settling:
     def _was_published(self, held: Held, result: Result) -> None:
         line = held.line
         self.tally.count(result.kernel or "", result.status)
+        if held.task is not None and held.started:
+            kernel, wait_s, run_s = held.task.kernel, result.wait_s, result.run_s
+            self.tally.ran(line.id, kernel, result.status, line.attempt, wait_s, run_s)
         if result.status == "done":
             self._log.debug("task.done", id=line.id, attempt=line.attempt)
         else:
             why = result.error.message if result.error else ""
             self._log.info("task.ended", id=line.id, attempt=line.attempt, status=result.status, error=why)
         self._finish(held, Step.PUBLISHED)
+
+    def _note(self, held: Held, status: str) -> None:
+        """Tell those who look on of a run that has no result of its own."""
+        if held.task is not None and held.started:
+            run_s = asyncio.get_running_loop().time() - held.started
+            wait_s = held.started - held.since
+            self.tally.ran(held.line.id, held.task.kernel, status, held.line.attempt, wait_s, run_s)
 
     async def was_cancelled(self, held: Held) -> None:
         """The task's znode is gone. Either our own commit took it, its answer lost; or somebody cancelled it."""
@@ -128,6 +139,7 @@ class Settling:
         ending = await self._endings.end_deleted(line.id, result, within=self.session_id)
         if ending is Ending.WRITTEN:
             self.tally.count(result.kernel or "", "cancelled")
+            self._note(held, "cancelled")
             self._log.info("task.cancelled", id=line.id, attempt=line.attempt)
         self._finish(held, Step.PUBLISHED)
 
@@ -157,6 +169,7 @@ class Settling:
         )
         if ending is Ending.WRITTEN:
             self.tally.count(task.kernel, verdict.attempts[-1].cause)
+            self._note(held, verdict.attempts[-1].cause)
         elif ending is Ending.GONE:
             await self.was_cancelled(held)
             return

@@ -13,7 +13,8 @@
                               409 and who leads, at another node; 404 of what it knows nothing of; 503 if it is busy
     GET /healthz              200 while the event loop turns
     GET /readyz               200 while this node can take work, else 503 and why
-    GET /metrics              Prometheus text
+    GET /metrics              Prometheus text: zkd.net.metrics
+    GET /                     the dashboard, and what it is drawn from: zkd.net.dashboard
 
 What decides anything goes through ZooKeeper and its ACLs. The token lies there too, so that who may read it may
 send data.
@@ -23,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import re
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -34,6 +34,7 @@ from aiohttp.typedefs import Handler
 
 from zkd.errors import ResultLost
 from zkd.net.idle import IDLE_S, IdleConnections
+from zkd.net.metrics import Sample, exposition
 from zkd.net.row_routes import Rows, row_routes
 from zkd.net.segment_routes import segment_routes
 from zkd.store import BlobFormat, BlobStore, SegmentStore, is_digest
@@ -41,12 +42,10 @@ from zkd.store import BlobFormat, BlobStore, SegmentStore, is_digest
 if TYPE_CHECKING:
     import ssl
 
-_HISTOGRAM = re.compile(r"_(bucket|count|sum)$")
 CHUNK = 1 << 18
 HANDSHAKE_S = 10.0  # of TLS; who is slower has a connection that nobody counts
 READ_BYTES = 1 << 18  # of a body come in while what came before is hashed and written
 
-Sample = tuple[str, dict[str, str], float]  # name, labels, value
 ExpectToken = Callable[[web.Request], None]  # raises if the request does not have it
 
 
@@ -177,23 +176,3 @@ class _Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.abort()
-
-
-def exposition(samples: Iterable[Sample]) -> str:
-    """Samples in Prometheus' text format; a name that ends in ``_total`` is a counter, one that ends in ``_bucket``
-    and has ``le`` belongs to a histogram with its ``_count`` and ``_sum``, others are gauges."""
-    lines = []
-    seen: set[str] = set()
-    for name, labels, value in sorted(samples, key=lambda sample: sample[0]):
-        family = _HISTOGRAM.sub("", name) if "le" in labels or _HISTOGRAM.sub("", name) in seen else name
-        if family not in seen:
-            seen.add(family)
-            kind = "histogram" if family != name else "counter" if name.endswith("_total") else "gauge"
-            lines.append(f"# TYPE {family} {kind}")
-        inner = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-        lines.append(f"{name}{{{inner}}} {value:g}" if inner else f"{name} {value:g}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
