@@ -7,10 +7,11 @@ cd "$(dirname "$0")/.."
 . tests/setup.sh
 
 # The tests against a real ZooKeeper are not optional: without one the run fails. Those under a real systemd
-# need root, and say so where they cannot run.
+# need root, those of the dashboard a Chromium, those of metrics Prometheus' promtool; they say so where they cannot run.
 setup_packages python3-venv openjdk-17-jre-headless zookeeper
 if [ "$(id -u)" = 0 ]; then
     setup_packages systemd-container || true
+    setup_packages chromium || true
 fi
 setup_venv tests/requirements.txt
 

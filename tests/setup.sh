@@ -13,6 +13,7 @@ has_package() {
     openjdk-17-jre-headless) command -v java >/dev/null || [ -n "${JAVA_HOME:-}" ] ;;
     zookeeper) [ -e /usr/share/java/zookeeper.jar ] || [ -n "${ZOOKEEPER_HOME:-}" ] ;;
     systemd-container) command -v systemd-nspawn >/dev/null && [ -x /lib/systemd/systemd ] ;;
+    chromium) command -v chromium >/dev/null || command -v google-chrome >/dev/null ;;
     *) dpkg -s "$1" >/dev/null 2>&1 ;;
     esac
 }

@@ -34,6 +34,7 @@ from zkd import log as zkd_log
 from zkd.access import policy
 from zkd.core import foreign
 from zkd.core.admission import Room
+from zkd.core.backlog import backlog
 from zkd.core.clock import ServerClock
 from zkd.credentials import read_auth, serving_context, tls_context
 from zkd.endings import Endings
@@ -47,11 +48,15 @@ from zkd.node.dispatcher import Dispatcher
 from zkd.node.election import Election, Reign
 from zkd.node.executor import Executor
 from zkd.node.heartbeat import Heartbeat, memory_bytes
+from zkd.node.lookout import Lookout
 from zkd.node.membership import Membership
 from zkd.node.reaper import Reaper
 from zkd.node.scheduler import Scheduler
 from zkd.node.steward import Steward
 from zkd.node.sweeper import Sweeper
+from zkd.overview.recent import curve_of, traffic_of
+from zkd.overview.seen import Recent
+from zkd.overview.tree import Reader
 from zkd.paths import Paths, TaskId, is_name
 from zkd.records import BlobRef, Leader, Node, NodeState, NodeStatus, OperatorState, Task
 from zkd.registry import FILE_BYTES_MAX, FILES_URL
@@ -71,6 +76,11 @@ from zkd.zk.batch import Batch
 LINGER_S = 0.003
 # So much of its time a leader gives to those who ask why a task waits: it looks at all that waits for each of them.
 EXPLAINING_SHARE = 0.05
+# What those who look on are told at once. A page that is opened shows so many runs, and lines of the log, of each node.
+RUNS_AT_ONCE = 400
+LINES_AT_ONCE = 50
+LINES_OF_TASK = 500
+KERNELS_TOLD = 200
 SWEEP_S = 60.0  # how often files of results that are gone are looked for
 
 
@@ -206,6 +216,7 @@ class Daemon:
             self.counters.run(),
             self.serving.run(),
             self.tuning.run(self.session),
+            self.lookout.run(),
             self._follow_operator(),
             self._sweep(),
         ):
@@ -308,6 +319,8 @@ class Daemon:
         self.scheduler = Scheduler(session, paths, clock, self._log)
         self.sweeper = Sweeper(session, paths, self._log)
         self.steward = Steward(session, paths, self._log, lambda: self.settings.data.grace_s)
+        reader = Reader(session, paths, atlas)
+        self.lookout = Lookout(session, name, reader, self._recent, self._token, self._log, self._data_tls)
         self.heartbeat = Heartbeat(session, paths, name, clock, self._log, self._status)
 
     async def _wait_for_zookeeper(self) -> None:
@@ -583,6 +596,7 @@ class Daemon:
     async def _start_http(self) -> None:
         from zkd.net.bringing import bring_routes
         from zkd.net.checkpoint_routes import checkpoint_routes
+        from zkd.net.dashboard import dashboard_routes, is_loopback, recent_routes
         from zkd.net.file_routes import file_routes
         from zkd.net.job_routes import job_routes
         from zkd.net.predict_routes import predict_routes
@@ -619,6 +633,14 @@ class Daemon:
                             expect,
                         ),
                         *round_routes(lambda *caller: self.answers.receive(*caller), expect),
+                        *recent_routes(lambda *asked: codec.encode(self._recent(*asked)), expect),
+                        *dashboard_routes(
+                            lambda: self.lookout.latest(),
+                            lambda: self.lookout.follow(),
+                            lambda: None if self.phase is Phase.STARTING else self.settings.node.dashboard,
+                            self._token,
+                            is_local=is_loopback(host),
+                        ),
                     ],
                 )
             )
@@ -699,8 +721,28 @@ class Daemon:
         yield from self.trainer.samples()
         yield from self.counters.samples()
         yield from self.serving.samples()
-        for (kernel, status), count in self.executor.tally.by_kernel.items():
-            yield "zkd_tasks_total", {"kernel": kernel, "status": status}, count
+        yield from self.executor.tally.samples()
+        yield from self.lookout.samples()
+
+    def _recent(self, runs: int, lines: int, task: str | None) -> Recent:
+        """What only this node knows, beyond these numbers; of one task, if it is said which."""
+        tally, now = self.executor.tally, asyncio.get_running_loop().time()
+        told, last = zkd_log.recent(self.name, lines, LINES_AT_ONCE if task is None else LINES_OF_TASK, task)
+        if task is not None:
+            return Recent(node=self.name, runs=tally.of(task), lines=told)
+        mind = self.dispatcher.mind
+        return Recent(
+            node=self.name,
+            incarnation=self.membership.incarnation or "",
+            runs=tally.after(runs, RUNS_AT_ONCE),
+            runs_last=tally.last,
+            lines=told,
+            lines_last=last,
+            kernels=[(kernel, status, count) for (kernel, status), count in tally.by_kernel.items()][:KERNELS_TOLD],
+            backlog=backlog(mind, now) if mind is not None and self.election.reign is not None else None,
+            curves={job: curve_of(rounds) for job, rounds in self.trainer.told().items()},
+            traffic=traffic_of(self._samples()),
+        )
 
     async def _end_former_session(self) -> None:
         """End the session of our former life, so that its entry in nodes/ does not outlive it by a timeout."""

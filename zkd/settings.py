@@ -186,6 +186,8 @@ class Node(Struct, frozen=True, kw_only=True):
     zone: str | None = None  # copies of data go to distinct zones
     http: Annotated[str, _check(_address)] = "127.0.0.1:0"  # other nodes fetch data here: give an address they reach
     tls: Tls | None = None  # of all that goes by HTTP; on all nodes and clients, or on none
+    # Who sees the page at `/`: whoever reaches `http`, as with /metrics; who knows the cluster's token; nobody.
+    dashboard: Annotated[Literal["open", "token", "off"], LIVE] = "open"
     drain_timeout_s: Annotated[Seconds, LIVE] = 60.0  # what still runs then is handed back
 
 

@@ -114,6 +114,10 @@ class Trainer:
         told = self._told.get(job_id)
         return None if told is None else told.follow(after)
 
+    def told(self) -> dict[JobId, list[Round]]:
+        """The rounds of the jobs that are coordinated here, or were until shortly."""
+        return {job_id: telling.rounds for job_id, telling in self._told.items()}
+
     def _begin(self, seat: Seat, words: Words) -> JobCoordinator:
         assert self._means is not None
         began = JobCoordinator(self._means, seat, words, self._counts)
