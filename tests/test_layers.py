@@ -7,6 +7,7 @@ so imports inside functions and for types alone count like all others.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -259,3 +260,8 @@ def test_every_metric_is_described() -> None:
                 told = node.args[0]
             if isinstance(told, ast.Constant) and str(told.value).startswith("zkd_"):
                 assert told.value in METRICS, f"{file}:{told.lineno}: describe {told.value} in zkd/net/metrics.py"
+            if isinstance(told, ast.JoinedStr) and ast.unparse(told)[2:].startswith("zkd_"):
+                parts = [re.escape(each.value) if isinstance(each, ast.Constant) else r"\w+" for each in told.values]
+                assert any(re.fullmatch("".join(parts), name) for name in METRICS), (
+                    f"{file}:{told.lineno}: describe {ast.unparse(told)} in zkd/net/metrics.py"
+                )

@@ -93,6 +93,10 @@ METRICS: dict[str, Metric] = {
     "zkd_serving_models_loaded": Metric("gauge", "Models that are ready to answer."),
     "zkd_serving_models_loaded_bytes": Metric("gauge", "Bytes of their files."),
     "zkd_serving_models_evicted_total": Metric("counter", "Models put out of memory to make room."),
+    "zkd_canaries": Metric("gauge", "Aliases whose canary this node compares."),
+    "zkd_canary_requests_total": Metric("counter", "Requests of aliases with a canary, by the side that answered."),
+    "zkd_canary_errors_total": Metric("counter", "Those of them that ended in an error."),
+    "zkd_canaries_taken_back_total": Metric("counter", "Canaries that this node took back, by the limit they broke."),
     # The dashboard.
     "zkd_dashboard_viewers": Metric("gauge", "Browsers that look at this node's dashboard."),
     "zkd_dashboard_looks_total": Metric("counter", "Looks at the tree that were taken for them."),

@@ -21,11 +21,11 @@ def curve_of(rounds: Sequence[Round]) -> list[Point]:
 
 
 def traffic_of(samples: Iterable[tuple[str, dict[str, str], float]]) -> dict[str, float]:
-    """Requests by model: whatever is counted by model and version."""
+    """Requests answered, by model and version."""
     found: dict[str, float] = {}
     for name, labels, value in samples:
-        if name.endswith("_requests_total") and "model" in labels:
-            of = f"{labels['model']}@{labels['version']}" if "version" in labels else labels["model"]
+        if name == "zkd_predict_requests_total":
+            of = f"{labels['model']}@{labels['version']}"
             found[of] = found.get(of, 0.0) + value
     return found
 
