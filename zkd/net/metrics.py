@@ -99,6 +99,7 @@ METRICS: dict[str, Metric] = {
     "zkd_canary_differed_total": Metric("counter", "Answers of shadows that were not those that were given."),
     "zkd_canary_dropped_total": Metric("counter", "Requests that shadows did not get for want of room."),
     "zkd_ensemble_requests_total": Metric("counter", "Requests of ensembles, by how they ended."),
+    "zkd_ensemble_votes_total": Metric("counter", "Votes that members of ensembles were asked for, by outcome."),
     "zkd_canaries_taken_back_total": Metric("counter", "Canaries that this node took back, by the limit they broke."),
     # The dashboard.
     "zkd_dashboard_viewers": Metric("gauge", "Browsers that look at this node's dashboard."),
