@@ -27,6 +27,9 @@ METRICS: dict[str, Metric] = {
     "zkd_zk_session_state": Metric("gauge", "1 for the state that the ZooKeeper session is in, 0 for the others."),
     "zkd_leader": Metric("gauge", "1 while this node leads."),
     "zkd_loop_lag_seconds": Metric("gauge", "How late the event loop was at the last heartbeat."),
+    "zkd_config_revision": Metric("gauge", "Revision of the central configuration that this node applies."),
+    "zkd_config_refused": Metric("gauge", "1 while the newest revision is refused, and the last good one stays."),
+    "zkd_config_need_restart": Metric("gauge", "Settings that have changed and wait for a restart."),
     # Tasks.
     "zkd_slots": Metric("gauge", "Tasks that this node runs at a time."),
     "zkd_slots_used": Metric("gauge", "Slots that are taken now."),
