@@ -285,10 +285,8 @@ def _decoded(text: bytes | Raw, kind: Any, where: str) -> Any:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         words, _, path = str(error).rpartition(" - at `$")
-        place = path.rstrip("`") if words else ""
-        raise BadRecord(
-            f"{where}{place}", (words or str(error)).replace("bool | float | null", "a number, true, false or null")
-        ) from None
+        said = (words or str(error)).replace("`bool | float | null`", "a number, true, false or null")
+        raise BadRecord(f"{where}{path.rstrip('`') if words else ''}", said[:1].lower() + said[1:]) from None
 
 
 # --- Out ------------------------------------------------------------------------------------------------------
