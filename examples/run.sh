@@ -1,5 +1,5 @@
 #!/bin/sh
-# Three tours of zkd on real data, with nothing but this repository: sh examples/run.sh [--zookeeper [HOST:PORT]] [--out DIR]
+# Four tours of zkd on real data, with nothing but this repository: sh examples/run.sh [--zookeeper [HOST:PORT]] [--out DIR]
 # It needs Python alone; with --zookeeper a real Apache ZooKeeper. As root it installs what is missing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,4 +14,5 @@ setup_venv examples/requirements.txt
 
 .venv/bin/python examples/digits.py "$@"
 .venv/bin/python examples/flights.py "$@"
-exec .venv/bin/python examples/training.py "$@"
+.venv/bin/python examples/training.py "$@"
+exec .venv/bin/python examples/inference.py "$@"

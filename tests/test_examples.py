@@ -21,6 +21,7 @@ from zkd.zk.apache import ApacheServer
 from zkd.zk.server import EmbeddedServer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+INFERENCE_S = 110.0  # 10 s of processors; 21 s with others on two cores
 TRAINING_S = 180.0  # 20 s of processors; 38 s with five others on two cores, 76 s niced beside eleven
 TOUR_S = 100.0  # 20 s on two busy cores, 46 s on two with five times more to do than they can
 
@@ -155,6 +156,18 @@ def test_training_ends_at_the_optimum_though_its_coordinator_is_killed(tmp_path:
     assert "kill -9" in output
     assert "OFF" not in output
     assert (tmp_path / "out" / "training.svg").read_text().startswith("<svg")
+    wait_until(lambda: not still_running(tmp_path), 5.0)
+
+
+# --- inference.py -----------------------------------------------------------------------------------------
+
+
+def test_a_model_is_served_through_a_kill_and_a_bad_version_is_taken_back(tmp_path: Path) -> None:
+    code, output = finish(start("inference.py", "--out", tmp_path / "out", directory=tmp_path), INFERENCE_S)
+    assert code == 0, output
+    assert output.splitlines()[-1].startswith("inference: all well, "), output
+    assert "kill -9" in output
+    assert "OFF" not in output
     wait_until(lambda: not still_running(tmp_path), 5.0)
 
 

@@ -84,13 +84,16 @@ class NotAllowed(Lost):
 class Question:
     """Rows with what is asked of them, once for all nodes that are asked."""
 
-    def __init__(self, rows: Any, fields: Mapping[str, Any], key: str) -> None:
-        """`key` is not part of the digest. Raises `BadRows` for what cannot be sent; what fits no model, nodes say."""
+    def __init__(self, rows: Any, fields: Mapping[str, Any], key: str, *, is_text: bool = False) -> None:
+        """`is_text`: as JSON, however large. `key` is not part of the digest.
+
+        Raises `BadRows` for what cannot be sent; what fits no model, nodes say.
+        """
         arrays, records = _given(rows)
         self.rows = len(next(iter(arrays.values()))) if arrays else len(records)
         values = sum(array.size for array in arrays.values())
         is_plain = all(array.dtype.kind in "biuf" for array in arrays.values())
-        self.is_container = bool(arrays) and is_plain and values > JSON_VALUES_MAX
+        self.is_container = bool(arrays) and is_plain and values > JSON_VALUES_MAX and not is_text
         self._arrays = arrays
         self._fields = dict(fields)
         self._key = key

@@ -130,7 +130,7 @@ class Predictor:
         within_s = self._deadline_s if deadline_s is None else _expect_deadline(deadline_s)
         fields = self._fields if wanted is None else {**self._fields, "want": wanted}
         # All nodes that are asked get the same key, so that the same version answers, whoever does.
-        question = Question(rows, fields, secrets.token_hex(8) if key is None else key)
+        question = Question(rows, fields, secrets.token_hex(8) if key is None else key, is_text="members" in fields)
         if self._cache is None:
             return await self._asked(question, wanted, began, within_s)
         digest = question.digest()
