@@ -12,7 +12,7 @@ from zkd.cli.output import output_option, write_rows
 
 if TYPE_CHECKING:
     from zkd.client import Client
-    from zkd.zk.recipes import Holding
+    from zkd.zk.recipes import Held, Holding
 
 LINES = ("locks", "semaphores", "elections")
 
@@ -114,7 +114,7 @@ async def elect_command(client: Client, name: str, command: tuple[str, ...], tim
             click.echo(f"{loss}; standing again", err=True)
 
 
-async def run_while(client: Client, holding: Holding, name: str, command: tuple[str, ...]) -> int:
+async def run_while(client: Client, holding: Holding[Held], name: str, command: tuple[str, ...]) -> int:
     """Run a command in the block of a holding. SIGTERM while it waits is an orderly end, too."""
     import asyncio
     import signal

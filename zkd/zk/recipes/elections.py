@@ -13,6 +13,8 @@ from zkd.zk.recipes.locks import Mine, Standee, line_at
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from zkd.zk.recipes.held import Held
+
 
 class Election:
     """`async with election.lead() as term`: lead for the block; `term.release()` resigns before its end."""
@@ -23,7 +25,7 @@ class Election:
         self._directory = directory
         self._mine = mine
 
-    def lead(self, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding:
+    def lead(self, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding[Held]:
         """Stand for election, and lead when elected. `Held.fence` is the term: greater than any before."""
         line = Line(self._footing, f"election {self.name}", self._directory, "candidate")
         return Holding(line, timeout_s, until, self._mine)

@@ -16,6 +16,8 @@ from zkd.zk.session import Session, ensure_path
 from zkd.zk.values import ANY_VERSION, State
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from zkd.records import Claimant
     from zkd.zk.values import Event
 
@@ -100,8 +102,8 @@ async def listed(session: Session, path: str, *, within: int | None = None) -> l
 class Leftovers:
     """Znodes of ours that nobody wants any more and that could not be deleted at once.
 
-    A caller who is cancelled, or whose connection is gone, leaves them here by the identity in their names: so also
-    one whose creation was never answered. They are looked for until they are gone or their session is.
+    A caller who is cancelled, or whose connection is gone, leaves them here, also those whose creation was never
+    answered: they are looked for until they are gone or their session is.
     """
 
     def __init__(self, session: Session, tasks: asyncio.TaskGroup) -> None:
@@ -109,9 +111,9 @@ class Leftovers:
         self._tasks = tasks
         self._removals: set[asyncio.Task[None]] = set()
 
-    def leave(self, directory: str, identity: str, session_id: int) -> None:
-        """Have every child of `directory` deleted that has `identity` in its name, in this session of ours."""
-        removal = self._tasks.create_task(self._remove(directory, identity, session_id), name="zkd sync leftovers")
+    def leave(self, session_id: int, remove: Callable[[], Awaitable[None]]) -> None:
+        """Have this done as soon as this session of ours is connected, and not at all once it is over."""
+        removal = self._tasks.create_task(self._remove(session_id, remove), name="zkd sync leftovers")
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
 
@@ -124,13 +126,13 @@ class Leftovers:
         for removal in self._removals:
             removal.cancel()
 
-    async def _remove(self, directory: str, identity: str, session_id: int) -> None:
+    async def _remove(self, session_id: int, remove: Callable[[], Awaitable[None]]) -> None:
         with Alarm(self._session) as alarm:
             while True:
                 try:
                     if await alarm.connected() != session_id:
                         return  # they went with their session
-                    await delete_by_identity(self._session, directory, identity, session_id)
+                    await remove()
                     return
                 except (Unavailable, OutcomeUnknown):
                     continue

@@ -32,13 +32,12 @@ class Held:
     refuse what carries a smaller one than it has seen. `path` is our znode.
     """
 
-    def __init__(self, footing: Footing, what: str, path: str, session_id: int, identity: str) -> None:
+    def __init__(self, footing: Footing, what: str, path: str, session_id: int) -> None:
         self.what = what
         self.path = path
         self.fence = 0
         self.session_id = session_id
         self._footing = footing
-        self._identity = identity
         self._why = ""  # it is lost; not empty once it is
         self._is_released = False
         self._lost = asyncio.Event()
@@ -159,23 +158,36 @@ class Held:
         """Let the next one in. Raises `LockLost` if it was lost before; what cannot be deleted now is, later."""
         if self._is_released:
             return
-        if self._why:
-            self.forget()
-            raise self.loss()
         self.forget()
+        if self._why:
+            raise self.loss()
         self._is_released = True
-        directory = self.path.rpartition("/")[0]
         try:
             was_there = await delete_if_there(self._footing.session, self.path, self.session_id)
         except INTERRUPTIONS:
-            self._footing.leftovers.leave(directory, self._identity, self.session_id)
+            self.abandon()
             return
         except BaseException:
-            self._footing.leftovers.leave(directory, self._identity, self.session_id)
+            self.abandon()
             raise
         if not was_there:
             self._why = GONE
             raise self.loss()
+
+    def abandon(self) -> None:
+        """Be released soon, without waiting."""
+
+        async def remove() -> None:
+            await delete_if_there(self._footing.session, self.path, self.session_id)
+
+        self.forget()
+        self._is_released = True
+        self._footing.leftovers.leave(self.session_id, remove)
+
+    def done(self) -> None:
+        """Our znode was deleted by other means, as part of a transaction."""
+        self.forget()
+        self._is_released = True
 
     async def release_quietly(self) -> None:
         """Let the next one in after a block that failed: its own error is told, and no loss beside it."""

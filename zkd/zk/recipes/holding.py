@@ -10,24 +10,48 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from zkd.errors import LockReentered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from zkd.zk.recipes.held import Held
-    from zkd.zk.recipes.line import Line
+    from zkd.errors import LockLost
 
 Until = Literal["doubt", "lost"]
 
 
-class Holding:
+class Grant(Protocol):
+    """What a block has while it runs: a `Held`, or an item of a queue."""
+
+    async def release(self) -> None: ...
+    async def release_quietly(self) -> None: ...
+    def loss(self) -> LockLost: ...
+    def tell(self, *, on_loss: Callable[[], None], on_doubt: Callable[[], None]) -> None: ...
+    def when_over(self, callback: Callable[[], object]) -> None: ...
+
+
+G = TypeVar("G", bound=Grant)
+G_co = TypeVar("G_co", bound=Grant, covariant=True)
+
+
+class Source(Protocol[G_co]):
+    """Where a grant comes from."""
+
+    @property
+    def what(self) -> str: ...
+    @property
+    def directory(self) -> str: ...
+    async def hold(self, timeout_s: float | None) -> G_co: ...
+
+
+class Holding(Generic[G]):
     """`async with client.lock("name") as held`: enter it once. `hold` is for who holds beyond one block."""
 
     def __init__(
-        self, line: Line, timeout_s: float | None, until: Until, mine: dict[str, asyncio.Task[object]] | None
+        self, line: Source[G], timeout_s: float | None, until: Until, mine: dict[str, asyncio.Task[object]] | None
     ) -> None:
         if until not in ("doubt", "lost"):
             raise ValueError(f'until: expected "doubt" or "lost", got {until!r}')
@@ -35,13 +59,13 @@ class Holding:
         self._timeout_s = timeout_s
         self._until = until
         self._mine = mine  # who of this program holds or waits, by directory, if nobody may twice
-        self._held: Held | None = None
+        self._held: G | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0  # how often the task had been asked to stop when the block began
         self._is_stopped = False
         self._is_used = False
 
-    async def hold(self) -> Held:
+    async def hold(self) -> G:
         """Wait for our turn and have it until `Held.release`, with nobody being cancelled: look at `Held.is_sure`.
 
         Raises `LockTimeout`, `LockReentered`, `TermsDisagree`.
@@ -74,7 +98,7 @@ class Holding:
                 "locks of zkd are not reentrant: hand on what was held instead"
             )
 
-    async def __aenter__(self) -> Held:
+    async def __aenter__(self) -> G:
         self._held = held = await self.hold()
         assert self._task is not None
         self._cancelling = self._task.cancelling()

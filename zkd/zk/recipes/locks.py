@@ -22,6 +22,7 @@ from zkd.zk.recipes.line import Line
 from zkd.zk.values import Znode
 
 if TYPE_CHECKING:
+    from zkd.zk.recipes.held import Held
     from zkd.zk.session import Session
 
 LEASES_MAX = 1000  # a waiter watches as many znodes
@@ -38,12 +39,12 @@ class RwLock:
         self._directory = directory
         self._mine = mine
 
-    def read(self, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding:
+    def read(self, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding[Held]:
         """Hold it together with others who read."""
         line = Line(self._footing, f"lock {self.name} for reading", self._directory, "read")
         return Holding(line, timeout_s, until, self._mine)
 
-    def write(self, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding:
+    def write(self, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding[Held]:
         """Hold it alone."""
         line = Line(self._footing, f"lock {self.name}", self._directory, "write")
         return Holding(line, timeout_s, until, self._mine)
@@ -51,7 +52,7 @@ class RwLock:
 
 def semaphore(
     footing: Footing, directory: str, name: str, *, leases: int, timeout_s: float | None, until: Until
-) -> Holding:
+) -> Holding[Held]:
     """One of `leases` that may be held at once."""
     if isinstance(leases, bool) or not isinstance(leases, int) or not 1 <= leases <= LEASES_MAX:
         raise ValueError(f"leases: expected an int from 1 to {LEASES_MAX}, got {leases!r}")

@@ -14,6 +14,7 @@ from zkd.zk.recipes.footing import Footing, Leftovers, listed
 from zkd.zk.recipes.locks import Mine, RwLock, Standee, line_at, semaphore
 
 if TYPE_CHECKING:
+    from zkd.zk.recipes.held import Held
     from zkd.zk.recipes.holding import Holding, Until
     from zkd.zk.session import Session
 
@@ -41,7 +42,7 @@ class Recipes:
         claimant = Claimant(self._footing.claimant.who, self._footing.claimant.pid, note)
         self._footing = replace(self._footing, claimant=claimant)
 
-    def lock(self, name: str, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding:
+    def lock(self, name: str, *, timeout_s: float | None = None, until: Until = "doubt") -> Holding[Held]:
         """Hold the lock `name` alone: ``async with client.lock("name", timeout_s=5) as held: ... held.fence``.
 
         The first to come holds first. Leaving the block lets the next one in; it is cancelled, and raises `LockLost`,
@@ -56,7 +57,9 @@ class Recipes:
         """The same lock, which many may hold for reading at once: ``async with client.rwlock("name").read()``."""
         return RwLock(self._footing, self._path("locks", name), name, self._mine)
 
-    def semaphore(self, name: str, *, leases: int, timeout_s: float | None = None, until: Until = "doubt") -> Holding:
+    def semaphore(
+        self, name: str, *, leases: int, timeout_s: float | None = None, until: Until = "doubt"
+    ) -> Holding[Held]:
         """Hold one of `leases`. All who use the name at a time agree on their number, or get `TermsDisagree`."""
         path = self._path("semaphores", name)
         return semaphore(self._footing, path, name, leases=leases, timeout_s=timeout_s, until=until)
