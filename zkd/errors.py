@@ -347,6 +347,10 @@ class LockReentered(ZkdError, RuntimeError):
     """A task asked for what it holds already, and would have waited for itself."""
 
 
+class OutcomeLost(ZkdError):
+    """Nobody can tell any more whether a change was made: the answer was lost, and so was what it could be told by."""
+
+
 class TermsDisagree(ZkdError, ValueError):
     """Somebody else uses this name with other terms: another number of leases, or of parties. Nothing was changed."""
 

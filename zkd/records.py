@@ -258,6 +258,38 @@ class SemaphoreTerms(Struct, frozen=True, forbid_unknown_fields=True):
     leases: Annotated[int, Meta(ge=1, le=1000)]
 
 
+class Count(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What stands at ``sync/counters/<name>``. `last` has the number of each program's last change that was applied,
+    the latest last, by which a program whose answer was lost finds out."""
+
+    value: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 0
+    last: dict[str, int] = {}
+
+
+class Meeting(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What stands at ``sync/double-barriers/<name>``: how many meet there, and the members who met last."""
+
+    count: Annotated[int, Meta(ge=1, le=1000)]
+    round: int = 0
+    inside: list[str] = []
+
+
+class Member(Struct, frozen=True, omit_defaults=True):
+    """What stands at ``sync/parties/<name>/<member>``: who is here, and what it says of itself."""
+
+    who: str
+    pid: int = 0
+    note: str = ""
+    value: Raw = Raw(b"null")
+
+
+class Queued(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What stands at ``sync/queues/<name>/items/<item>``."""
+
+    value: Raw
+    id: Id | None = None  # no second one of this id is let in while it is here
+
+
 class KernelSignature(Struct, frozen=True, omit_defaults=True):
     """How people see a kernel: `zkd get kernels` and `zkd describe kernel NAME`."""
 

@@ -18,15 +18,21 @@ from zkd.paths import PROTOCOL_VERSION
 from zkd.records import (
     Assignment,
     BlobRef,
+    Claimant,
+    Count,
     Dead,
     Leader,
     Limit,
+    Meeting,
+    Member,
     Node,
     NodeStatus,
     OperatorState,
+    Queued,
     Result,
     Schedule,
     ScheduleState,
+    SemaphoreTerms,
     Task,
 )
 from zkd.registry import Alias, ModelHead, ModelVersion
@@ -62,6 +68,12 @@ RECORDS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "model": (ModelHead, "models/<name>: a registered model; its version is checked by every change of the model."),
     "model-version": (ModelVersion, "models/<name>/versions/<n>: a version of a model; immutable."),
     "alias": (Alias, "models/<name>/aliases/<alias>: the version that is served under this name, and its canary."),
+    "claimant": (Claimant, "sync/{locks,semaphores,elections,...}/<name>/<znode>: who holds or waits."),
+    "semaphore": (SemaphoreTerms, "sync/semaphores/<name>: how many may hold at once."),
+    "meeting": (Meeting, "sync/double-barriers/<name>: how many meet, and who is in."),
+    "count": (Count, "sync/counters/<name>: a number, and by whom it was changed lately."),
+    "queued": (Queued, "sync/queues/<name>/items/<item>: an item of a queue."),
+    "member": (Member, "sync/parties/<name>/<znode>: who is here, and what it says of itself."),
     "blob-ref": (BlobRef, "Where a value lies that is too large for a znode."),
 }
 

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.faults.proxy import Proxy
 from zkd.client import Client
 
@@ -156,19 +154,36 @@ async def test_who_waits_and_is_terminated_leaves_the_line(embedded: EmbeddedSer
     assert code == 143
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["lock", "a"], 2, "expected a command after the name"),
-        (["lock", "a/b", "--", "true"], 2, "expected a name of 1 to 128 letters"),
-        (["lock", "a", "--leases", "0", "--", "true"], 2, "expected an int from 1 to 1000"),
-        (["lock", "a", "--", "no-such-command"], 127, "there is no such command"),
-        (["lock", "a", "--", "/"], 126, "Permission denied"),
-    ],
-)
-async def test_what_cannot_be_done_is_said(
-    embedded: EmbeddedServer, arguments: list[str], code: int, said: str
-) -> None:
-    ended = await run(embedded, *arguments)
-    assert ended[0] == code
-    assert said in " ".join(ended[2].split())
+async def test_scripts_meet_and_count(embedded: EmbeddedServer) -> None:
+    async with Client(embedded.connect_string) as client:
+        meeting = client.double_barrier("d", count=2, timeout_s=LIMIT_S)
+        met = asyncio.create_task(run(embedded, "barrier", "d", "--count", "2", "--", "sh", "-c", "echo $ZKD_ROUND"))
+        await meeting.enter()
+        await meeting.leave()
+        assert (await met)[:2] == (0, "1\n")
+        await client.counter("c").add(40)
+        await client.barrier("gate").close()
+        added, alone, shut = await asyncio.gather(
+            run(embedded, "counter", "c", "--add", "2"),
+            run(embedded, "barrier", "other", "--count", "2", "--timeout", "0.1"),
+            run(embedded, "barrier", "gate", "--wait", "--timeout", "0.1"),
+        )
+        assert added[:2] == (0, "42\n")
+        assert (alone[0], shut[0]) == (4, 4)
+
+
+WRONG = [
+    (["lock", "a"], 2, "expected a command after the name"),
+    (["lock", "a", "--leases", "0", "--", "true"], 2, "expected an int from 1 to 1000"),
+    (["lock", "a", "--", "no-such-command"], 127, "there is no such command"),
+    (["lock", "b", "--", "/"], 126, "Permission denied"),
+    (["barrier", "a/b", "--count", "2"], 2, "expected a name of 1 to 128 letters"),
+    (["barrier", "a"], 2, "expected one of --count N"),
+]
+
+
+async def test_what_cannot_be_done_is_said(embedded: EmbeddedServer) -> None:
+    ended = await asyncio.gather(*(run(embedded, *arguments) for arguments, _, _ in WRONG))
+    for (arguments, code, said), (ended_with, _, err) in zip(WRONG, ended, strict=True):
+        assert ended_with == code, arguments
+        assert said in " ".join(err.split())

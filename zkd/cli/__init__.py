@@ -35,6 +35,8 @@ COMMANDS = {
     "predict": ("predict", "Make a dataset of what a model says of another one, or say how good it is."),
     "lock": ("lock", "Run a command while a lock is held; `zkd lock ls` shows who holds what."),
     "elect": ("lock", "Run a command while leading, or say who leads."),
+    "barrier": ("barrier", "Meet others at a name, or wait at a gate."),
+    "counter": ("barrier", "Print a counter that all agree on, or add to it."),
     "node": ("node", "Drain, cordon and uncordon nodes."),
     "config": ("config", "Settings for many nodes at once: get, set, show, diff, history, rollback, explain, status."),
     "limit": ("limit", "Bound how much of a kernel's work the cluster takes on."),

@@ -78,7 +78,7 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
         (e.DataUnavailable, Exit.UNREACHABLE, "`zkd data stat NAME` shows the copies, `zkd get nodes` who is here."),
         (e.DataDamaged, Exit.TASK_FAILED, "`zkd data verify NAME` has every copy looked at."),
         (e.LockTimeout, Exit.TIMED_OUT, "`zkd lock ls` shows who holds what, and who waits."),
-        ((e.LockLost, e.TermsDisagree), Exit.CONFLICT, ""),
+        ((e.LockLost, e.OutcomeLost, e.TermsDisagree), Exit.CONFLICT, ""),
         (e.ResultTimeout, Exit.TIMED_OUT, "`zkd why ID` says what it waits for."),
         (e.BadSettings, Exit.BAD_CONFIG, ""),
         ((e.NoAuth, e.AuthFailed, e.InvalidAcl, e.SessionClosedRequireAuth), Exit.NO_PERMISSION,

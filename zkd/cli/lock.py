@@ -71,11 +71,11 @@ async def lock_command(
         raise click.UsageError("--leases and --shared: expected one of them")
     client.sync.describe(note or " ".join(command)[:200])
     if leases is not None:
-        holding = _checked(lambda: client.semaphore(name, leases=leases, timeout_s=timeout_s))
+        holding = checked(lambda: client.semaphore(name, leases=leases, timeout_s=timeout_s))
     elif shared:
-        holding = _checked(lambda: client.rwlock(name).read(timeout_s=timeout_s))
+        holding = checked(lambda: client.rwlock(name).read(timeout_s=timeout_s))
     else:
-        holding = _checked(lambda: client.lock(name, timeout_s=timeout_s))
+        holding = checked(lambda: client.lock(name, timeout_s=timeout_s))
     return await run_while(client, holding, name, command)
 
 
@@ -98,7 +98,7 @@ async def elect_command(client: Client, name: str, command: tuple[str, ...], tim
     from zkd.errors import LockLost
 
     if not command:
-        leader = await _checked(lambda: client.election(name)).leader()
+        leader = await checked(lambda: client.election(name)).leader()
         if leader is None:
             click.echo("nobody leads", err=True)
             return 3
@@ -106,7 +106,7 @@ async def elect_command(client: Client, name: str, command: tuple[str, ...], tim
         click.echo(f"{who.who} pid {who.pid} fence {leader.fence} {who.note}".rstrip())
         return 0
     client.sync.describe(note or " ".join(command)[:200])
-    election = _checked(lambda: client.election(name))
+    election = checked(lambda: client.election(name))
     while True:
         try:
             return await run_while(client, election.lead(timeout_s=timeout_s), name, command)
@@ -144,7 +144,7 @@ async def run_while(client: Client, holding: Holding[Held], name: str, command: 
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-def _checked(make: Any) -> Any:
+def checked(make: Any) -> Any:
     try:
         return make()
     except ValueError as error:

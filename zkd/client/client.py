@@ -66,7 +66,10 @@ if TYPE_CHECKING:
 DEFAULT_HOSTS = "127.0.0.1:2181"
 CONNECT_TIMEOUT_S = 10.0
 SLOTS_KNOWN_FOR_S = 5.0
-RECIPES = ("lock", "rwlock", "semaphore", "election")
+RECIPES = (
+    *("lock", "rwlock", "semaphore", "election", "party"),
+    *("barrier", "double_barrier", "counter", "queue"),
+)
 
 T = TypeVar("T")
 
@@ -166,7 +169,9 @@ class Client:
         """Locks and the like, under the names that `Recipes` explains; docs/synchronisation.md has a table of them."""
         self.sync = recipes
         self.lock, self.rwlock, self.semaphore = recipes.lock, recipes.rwlock, recipes.semaphore
-        self.election = recipes.election
+        self.election, self.party = recipes.election, recipes.party
+        self.barrier, self.double_barrier = recipes.barrier, recipes.double_barrier
+        self.counter, self.queue = recipes.counter, recipes.queue
 
     # --- kernels ------------------------------------------------------------------------------------
 

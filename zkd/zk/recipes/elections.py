@@ -40,29 +40,25 @@ class Election:
 
     async def leaders(self) -> AsyncIterator[Standee | None]:
         """Who leads now, and again whenever that is somebody else; across lost connections. Never ends by itself."""
-        session, last, is_first = self._footing.session, "", True
-        with Alarm(session) as alarm:
-            try:
-                while True:
-                    await alarm.connected()
-                    try:
-                        leader = await self._look(alarm)
-                    except INTERRUPTIONS:
-                        continue
-                    if is_first or (leader.znode if leader else "") != last:
-                        is_first, last = False, leader.znode if leader else ""
-                        yield leader
-                    await alarm.wait()  # without bound: a leader may lead for years
-            finally:
-                session.forget(self._directory, alarm.ring)
+        last, is_first = "", True
+        with Alarm(self._footing.session) as alarm:
+            while True:
+                await alarm.connected()
+                try:
+                    leader = await self._look(alarm)
+                except INTERRUPTIONS:
+                    continue
+                if is_first or (leader.znode if leader else "") != last:
+                    is_first, last = False, leader.znode if leader else ""
+                    yield leader
+                await alarm.wait()  # without bound: a leader may lead for years
 
     async def _look(self, alarm: Alarm) -> Standee | None:
         alarm.clear()
-        session = self._footing.session
         while True:
             try:
-                await session.children(self._directory, watch=alarm.ring)
+                await alarm.children(self._directory)
                 return await self.leader()
             except NoNode:
-                if await session.exists(self._directory, watch=alarm.ring) is None:
+                if await self._footing.session.exists(self._directory, watch=alarm.ring) is None:
                     return None

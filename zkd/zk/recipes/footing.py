@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from zkd.records import Claimant
-    from zkd.zk.values import Event
+    from zkd.zk.values import Event, Znode
 
 # A change of state by the clock alone (a loop that was stuck, and is not any more) is not always told, so nobody
 # waits for a connection longer than this without looking.
@@ -45,6 +45,7 @@ class Alarm:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._rung = asyncio.Event()
+        self._watched: set[str] = set()
         self._unsubscribe = session.subscribe(lambda _: self._rung.set())
 
     def __enter__(self) -> Self:
@@ -52,6 +53,19 @@ class Alarm:
 
     def __exit__(self, *exc: object) -> None:
         self._unsubscribe()
+        for path in self._watched:
+            self._session.forget(path, self.ring)
+
+    async def get(self, path: str, *, within: int | None = None) -> Znode:
+        """What stands at `path`; the alarm rings when that changes or goes. Raises `NoNode`, and then watches nothing:
+        a watch on what is not there would stay for ever."""
+        self._watched.add(path)
+        return await self._session.get(path, watch=self.ring, within=within)
+
+    async def children(self, path: str, *, within: int | None = None) -> list[str]:
+        """The children of `path`; the alarm rings when there are others, or it goes. Raises `NoNode`."""
+        self._watched.add(path)
+        return await self._session.children(path, watch=self.ring, within=within)
 
     def ring(self, _: Event | None = None) -> None:
         self._rung.set()
@@ -113,9 +127,12 @@ class Leftovers:
 
     def leave(self, session_id: int, remove: Callable[[], Awaitable[None]]) -> None:
         """Have this done as soon as this session of ours is connected, and not at all once it is over."""
-        removal = self._tasks.create_task(self._remove(session_id, remove), name="zkd sync leftovers")
-        self._removals.add(removal)
-        removal.add_done_callback(self._removals.discard)
+        self.ends_with(self._tasks.create_task(self._remove(session_id, remove), name="zkd sync leftovers"))
+
+    def ends_with(self, task: asyncio.Task[None]) -> None:
+        """Have a task cancelled by `close`."""
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
 
     @property
     def count(self) -> int:

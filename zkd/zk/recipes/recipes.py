@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zkd.paths import NAME_RULE, Paths, is_name
 from zkd.records import Claimant
+from zkd.zk.recipes.barriers import Barrier, DoubleBarrier
+from zkd.zk.recipes.counters import Counter
 from zkd.zk.recipes.elections import Election
 from zkd.zk.recipes.footing import Footing, Leftovers, listed
 from zkd.zk.recipes.locks import Mine, RwLock, Standee, line_at, semaphore
+from zkd.zk.recipes.parties import Party
+from zkd.zk.recipes.patience import OUTAGE_MAX_S
+from zkd.zk.recipes.queues import Queue
 
 if TYPE_CHECKING:
     from zkd.zk.recipes.held import Held
@@ -33,6 +38,7 @@ class Recipes:
         self._leftovers = Leftovers(session, tasks)
         self._footing = Footing(session, self._leftovers, tasks, claimant, secrets.token_hex(CLIENT_BYTES))
         self._mine: Mine = {}
+        self._counters: dict[str, Counter] = {}  # each takes turns with itself
 
     def close(self) -> None:
         self._leftovers.close()
@@ -68,15 +74,37 @@ class Recipes:
         """Be one who leads, or see who does: ``async with client.election("name").lead() as term``."""
         return Election(self._footing, self._path("elections", name), name, self._mine)
 
+    def barrier(self, name: str) -> Barrier:
+        """A gate: `close`, `open`, `wait`."""
+        return Barrier(self._footing, self._path("barriers", name), name)
+
+    def double_barrier(self, name: str, *, count: int, timeout_s: float | None = None) -> DoubleBarrier:
+        """A meeting: ``async with client.double_barrier("name", count=3)`` goes in and out with `count` together."""
+        return DoubleBarrier(self._footing, self._path("double-barriers", name), name, count, timeout_s)
+
+    def counter(self, name: str) -> Counter:
+        """A number that all agree on: `get`, `add`, `compare_and_set`, each change exactly once."""
+        if name not in self._counters:
+            self._counters[name] = Counter(self._footing, self._path("counters", name), name)
+        return self._counters[name]
+
+    def queue(self, name: str) -> Queue:
+        """Values for whoever takes them: `put`, and ``async with queue.take() as item``."""
+        return Queue(self._footing, self._path("queues", name), name)
+
+    def party(self, name: str, value: Any = None, *, timeout_s: float | None = OUTAGE_MAX_S) -> Party:
+        """Be here, in every session: ``async with client.party("name", {"port": 80})``; `members`, `changes`."""
+        return Party(self._footing, self._path("parties", name), name, value, timeout_s)
+
     # --- to look ------------------------------------------------------------------------------------
 
     async def names(self, kind: str) -> list[str]:
         """The names that are in use, or were a short while ago."""
         return sorted(await listed(self._session, f"{self._paths.sync}/{kind}"))
 
-    async def line(self, kind: str, name: str) -> list[Standee]:
+    async def line(self, kind: str, name: str, part: str = "") -> list[Standee]:
         """Who holds and who waits, in order."""
-        return await line_at(self._session, self._path(kind, name))
+        return await line_at(self._session, "/".join(filter(None, (self._path(kind, name), part))))
 
     def _path(self, kind: str, name: str) -> str:
         if not isinstance(name, str) or not is_name(name):
