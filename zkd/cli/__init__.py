@@ -29,6 +29,9 @@ COMMANDS = {
     "get": ("get", "List nodes, tasks, results, kernels, dead tasks, schedules or limits."),
     "describe": ("describe", "Show everything about one node, task, result, kernel or schedule."),
     "status": ("status", "Show the cluster at a glance."),
+    "top": ("top", "Show the cluster on one screen, live."),
+    "events": ("events", "Show what happens: nodes, leader, failures, copies, jobs, models."),
+    "logs": ("logs", "Tell the story of a task, from the tree and from all nodes."),
     "data": ("data", "Keep tables on the nodes: put, get, ls, stat, locate, verify, rm."),
     "train": ("train", "Train models on datasets: start, watch, pause, resume, stop."),
     "model": ("model", "Keep models in versions: push, ls, show, alias, canary, rollback, diff, rm."),
@@ -44,6 +47,7 @@ COMMANDS = {
     "dev": ("dev", "Start a whole cluster on this machine, with nothing to configure."),
     "daemon": ("daemon", "Run a node."),
     "schema": ("schema", "Print the JSON Schema of a record, such as task or result."),
+    "debug": ("debug", "Put all that helps to find a fault into one file."),
     "doctor": ("doctor", "Check this machine and its ZooKeeper, and say what to do."),
 }
 

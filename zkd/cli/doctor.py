@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zkd.cli.connection import client_for, connection_options, find_settings
+from zkd.cli.doctor_machine import Finding, of_machine
 from zkd.cli.exits import Exit
 from zkd.cli.output import FOR_PEOPLE, bytes_text, output_option, write_rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from zkd.client import Client
+    from zkd.records import Node
     from zkd.settings import Settings
 
 ROUND_TRIPS = 20
 SLOW_MS = 10.0
-SHM_MIN = 64 * 2**20
-DISK_MIN = 2**30
 CLOCK_MAX_S = 5.0
+LAG_S = 0.5
 JUTE_DEFAULT = 1024 * 1024
-
-
-class Finding(NamedTuple):
-    check: str
-    verdict: str  # ok | warning | error | info
-    found: str
-    advice: str = ""
 
 
 @click.command()
@@ -47,7 +40,7 @@ def doctor_command(ctx: click.Context, output: str, hosts: str | None, root: str
     import asyncio
 
     settings = find_settings(ctx, hosts, root, config)
-    findings = asyncio.run(_examine(settings))
+    findings = asyncio.run(examine(settings))
     rows = [finding._asdict() for finding in findings]
     if output in FOR_PEOPLE:
         for finding in findings:
@@ -71,7 +64,8 @@ def _mark(verdict: str) -> str:
     return text if is_plain else click.style(text, fg=colours[verdict])
 
 
-async def _examine(settings: Settings) -> list[Finding]:
+async def examine(settings: Settings) -> list[Finding]:
+    """All there is to find, the ZooKeeper first."""
     from zkd.errors import ZooKeeperError
 
     findings: list[Finding] = []
@@ -85,7 +79,7 @@ async def _examine(settings: Settings) -> list[Finding]:
     except ZooKeeperError as error:
         advice = "Start ZooKeeper, or say where it is: --hosts, $ZKD_HOSTS, zookeeper.hosts. `zkd dev` starts one."
         findings.append(Finding("zookeeper", "error", f"{settings.zookeeper.hosts}: {error}", advice))
-    return [*findings, *_machine(settings)]
+    return [*findings, *of_machine(settings)]
 
 
 def _reached(client: Client) -> Finding:
@@ -263,45 +257,31 @@ async def _cluster(client: Client) -> AsyncIterator[Finding]:
         yield Finding("leader", "ok", f"{leader.node}, epoch {leader.epoch}")
     else:
         yield Finding("leader", "error" if nodes else "warning", "nobody leads", "Look at the logs of the daemons.")
+    async for finding in _heard(client, nodes):
+        yield finding
     versions = sorted({node.version for node in nodes.values()})
     if len(versions) > 1:
         yield Finding("versions", "warning", f"nodes run zkd {', '.join(versions)}", "Bring them to one version.")
 
 
-def _machine(settings: Settings) -> Iterator[Finding]:
-    yield _shm()
-    yield _data_dir(settings)
-    yield _threads(settings)
+async def _heard(client: Client, nodes: dict[str, Node]) -> AsyncIterator[Finding]:
+    """Whether each node's event loop and its data plane answer, from here."""
+    from zkd.cli.asking import ANSWERS_S, each_node
+    from zkd.overview.peers import body
 
-
-def _shm() -> Finding:
-    try:
-        free = shutil.disk_usage("/dev/shm").free
-    except OSError as error:
-        return Finding("/dev/shm", "warning", str(error), "Workers pass arrays through it: mount a tmpfs there.")
-    if free < SHM_MIN:
-        return Finding("/dev/shm", "warning", f"{bytes_text(free)} free", "In a container: --shm-size=1g.")
-    return Finding("/dev/shm", "ok", f"{bytes_text(free)} free")
-
-
-def _data_dir(settings: Settings) -> Finding:
-    wanted = settings.node.data_dir
-    there = wanted
-    while not there.exists():
-        there = there.parent
-    if not os.access(there, os.W_OK):
-        advice = "A daemon run by this user could not start: node.data_dir, or --data-dir, names another."
-        return Finding("data directory", "warning", f"{wanted} cannot be written by this user", advice)
-    free = shutil.disk_usage(there).free
-    advice = "" if free >= DISK_MIN else "Large results lie there: make room."
-    return Finding("data directory", "ok" if not advice else "warning", f"{wanted}, {bytes_text(free)} free", advice)
-
-
-def _threads(settings: Settings) -> Finding:
-    slots, threads, cpus = settings.node.slots, settings.workers.threads, len(os.sched_getaffinity(0))
-    found = f"{slots} slots with {threads} BLAS threads each on {cpus} CPUs"
-    if slots * threads > cpus:
-        return Finding(
-            "BLAS threads", "warning", found, "They will wait for each other: lower workers.threads or slots."
-        )
-    return Finding("BLAS threads", "ok", found)
+    if not nodes:
+        return
+    ready, faults = await each_node(
+        client, lambda http, address, token: body(http, f"{address}/readyz", token, ANSWERS_S)
+    )
+    if ready and not faults:
+        yield Finding("data plane", "ok", f"{len(ready)} of {len(nodes)} nodes answer over HTTP and can take work")
+    for node, why in sorted(faults.items()):
+        advice = "Data and large results travel by HTTP: give node.http an address that other machines reach."
+        if "HTTP 503" in why:
+            advice = f"It takes no work now: `zkd describe node {node}` says its state."
+        yield Finding("data plane", "warning", f"{node}: {why}", advice)
+    late = [name for name, status in (await client.statuses()).items() if name in nodes and status.loop_lag_s > LAG_S]
+    if late:
+        advice = "Its event loop waits for the processor: fewer slots, or less beside it on that machine."
+        yield Finding("loop lag", "warning", f"over {LAG_S:g} s on {', '.join(late)}", advice)

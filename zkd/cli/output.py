@@ -117,6 +117,11 @@ def time_text(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
+def printable(text: str) -> str:
+    """On one line, and without what tells a terminal to do something: anybody may have written it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in _line(text))
+
+
 def _write(text: str) -> None:
     click.echo(text)
 
