@@ -18,12 +18,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,14 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cluster import ROOT, Node, circumstances, one_server, save
-from benchmarks.training import ONE_THREAD, _quiet_stdout
+from benchmarks import turns
+from benchmarks.cluster import ROOT, Node, one_server
+from benchmarks.turns import Figures
 
 PARTS = 64
 WORKERS = 2
 OURS = "zkd"
-
-Figures = dict[str, list[float]]
 
 
 def make(rows: int, wide: int, directory: Path) -> None:
@@ -206,30 +201,7 @@ CONTENDERS: dict[str, Callable[[Path, int], Figures]] = {
 }
 
 
-# --- Turns --------------------------------------------------------------------------------------------------
-
-
-def run(names: Sequence[str], sizes: Sequence[tuple[int, int]], args: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for rows, wide in sizes:
-        size = f"{rows} x {wide}"
-        with tempfile.TemporaryDirectory(prefix="zkd-bench-", dir=args.directory) as directory:
-            make(rows, wide, Path(directory))
-            for turn in range(args.turns):
-                for name in names if turn % 2 == 0 else reversed(names):
-                    for what, values in _turn(name, directory, args.runs).items():
-                        found.setdefault(size, {}).setdefault(name, {}).setdefault(what, []).extend(values)
-                    print(f"{size}, turn {turn + 1} of {args.turns}: {name}", file=sys.stderr)
-    return found
-
-
-def _turn(name: str, directory: str, runs: int) -> Figures:
-    command = [sys.executable, "-m", "benchmarks.predict", "--turn", name, "--data", directory, "--runs", str(runs)]
-    told = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, **ONE_THREAD}
-    ).stdout
-    figures: Figures = json.loads(told.splitlines()[-1])
-    return figures
+# --- What is told -------------------------------------------------------------------------------------------
 
 
 def table(found: dict[str, Any]) -> str:
@@ -260,26 +232,17 @@ def _s(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
 
 
+def turn(name: str, args: argparse.Namespace) -> Figures:
+    return CONTENDERS[name](args.data, args.runs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", default="numpy,dask,ray")
     parser.add_argument("--sizes", default="2000000x50")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3, help="of each contender in a turn, after the first")
-    parser.add_argument("--directory", help="where data lie; by default $TMPDIR")
-    parser.add_argument("--turn", choices=CONTENDERS, help="one turn of one of them, told as JSON")
-    parser.add_argument("--data", type=Path, help="of that turn")
-    args = parser.parse_args()
-    if args.turn:
-        with _quiet_stdout():
-            found = CONTENDERS[args.turn](args.data, args.runs)
-        print(json.dumps(found))
-        return
-    names = [OURS, *(name for name in args.against.split(",") if name)]
-    sizes = [(int(rows), int(wide)) for rows, _, wide in (size.partition("x") for size in args.sizes.split(","))]
-    figures = run(names, sizes, args)
-    found = {"circumstances": circumstances("python -m benchmarks.predict"), "figures": figures}
-    save("predict", found, table(figures))
+    turns.main("predict", parser, list(CONTENDERS), ["runs"], make, turn, lambda asked: [OURS, *asked], table)
 
 
 if __name__ == "__main__":

@@ -20,23 +20,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cluster import ROOT, Node, circumstances, one_server, save
+from benchmarks import turns
+from benchmarks.cluster import ROOT, Node, one_server
+from benchmarks.turns import Figures
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 PARTS = 16
 TINY_ROWS = 4  # a part, to see what a round costs beside its rows
 TINY_ROUNDS = 200
@@ -46,7 +42,6 @@ L2 = 1.0
 SPAN_S = 0.25  # rounds are timed together where they come quickly, since they are told several at a time
 
 Part = tuple[Any, Any]  # rows x features, labels 0 and 1
-Figures = dict[str, list[float]]
 
 
 # --- Data ---------------------------------------------------------------------------------------------------
@@ -290,32 +285,7 @@ CONTENDERS: dict[str, Callable[[Path, int, int], Figures]] = {
 OURS = ("zkd, 1 worker", "zkd, 2 workers")  # they are always there
 
 
-# --- Turns ------------------------------------------------------------------------------------------------------
-
-
-def run(names: Sequence[str], sizes: Sequence[tuple[int, int]], args: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for rows, wide in sizes:
-        size = f"{rows} x {wide}"
-        with tempfile.TemporaryDirectory(prefix="zkd-bench-", dir=args.directory) as directory:
-            make(rows, wide, Path(directory))
-            for turn in range(args.turns):
-                for name in names if turn % 2 == 0 else reversed(names):
-                    said = _turn(name, directory, wide, args.rounds)
-                    for what, values in said.items():
-                        found.setdefault(size, {}).setdefault(name, {}).setdefault(what, []).extend(values)
-                    print(f"{size}, turn {turn + 1} of {args.turns}: {name}", file=sys.stderr)
-    return found
-
-
-def _turn(name: str, directory: str, wide: int, rounds: int) -> Figures:
-    command = [sys.executable, "-m", "benchmarks.training", "--turn", name]
-    command += ["--data", directory, "--wide", str(wide), "--rounds", str(rounds)]
-    told = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, **ONE_THREAD}
-    ).stdout
-    figures: Figures = json.loads(told.splitlines()[-1])
-    return figures
+# --- What is told ---------------------------------------------------------------------------------------------
 
 
 def table(found: dict[str, Any]) -> str:
@@ -366,17 +336,13 @@ def _s(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
 
 
-@contextmanager
-def _quiet_stdout() -> Any:
-    """What contenders print goes to stderr: the last line of stdout is ours."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+def turn(name: str, args: argparse.Namespace) -> Figures:
+    return CONTENDERS[name](args.data, args.wide, args.rounds)
+
+
+def names(asked: list[str]) -> list[str]:
+    """scikit-learn first: its optimum is what others are compared with."""
+    return sorted((*asked, *OURS), key=lambda name: name != "scikit-learn")
 
 
 def main() -> None:
@@ -385,23 +351,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="200000x50,1000000x100")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15, help="of each contender in a turn")
-    parser.add_argument("--directory", help="where data lie; by default $TMPDIR")
-    parser.add_argument("--turn", choices=CONTENDERS, help="one turn of one of them, told as JSON")
-    parser.add_argument("--data", type=Path, help="of that turn")
-    parser.add_argument("--wide", type=int, help="of that turn")
-    args = parser.parse_args()
-    if args.turn:
-        with _quiet_stdout():
-            found = CONTENDERS[args.turn](args.data, args.wide, args.rounds)
-        print(json.dumps(found))
-        return
-    # scikit-learn first: its optimum is what others are compared with.
-    asked = [name for name in args.against.split(",") if name]
-    names = sorted((*asked, *OURS), key=lambda name: name != "scikit-learn")
-    sizes = [(int(rows), int(wide)) for rows, _, wide in (size.partition("x") for size in args.sizes.split(","))]
-    figures = run(names, sizes, args)
-    found = {"circumstances": circumstances("python -m benchmarks.training"), "figures": figures}
-    save("training", found, table(figures))
+    turns.main("training", parser, list(CONTENDERS), ["rounds"], make, turn, names, table)
 
 
 if __name__ == "__main__":
