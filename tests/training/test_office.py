@@ -102,8 +102,10 @@ class Cluster:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             task = group.create_task(node.office.run())
             try:
+                self.nodes[name] = node
                 yield node
             finally:
+                del self.nodes[name]
                 task.cancel()
 
     async def drop(self, job_id: str, **fields: Any) -> None:
@@ -134,7 +136,10 @@ class Cluster:
     async def held(self, job_id: str, fence: int) -> Coordinator:
         async def is_so() -> Coordinator | None:
             found = await self.holder(job_id)
-            return found if found is not None and found.fence == fence else None
+            if found is None or found.fence != fence:
+                return None
+            node = self.nodes.get(found.node)  # it may not have heard yet that its write was done
+            return found if node is None or job_id in node.office.held else None
 
         return await until(is_so, 15.0, f"{job_id} is held with fence {fence}")
 

@@ -20,25 +20,22 @@ from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
 from zkd.core.clock import ServerClock
-from zkd.core.jobs import JOB_BYTES_MAX, RANK_S, Duty, Step, Words, duty, next_fence, rank, read_words
-from zkd.errors import BadRecord, BadVersion, MultiFailed, NodeExists, NoNode, Unavailable, ZooKeeperError
-from zkd.jobs import DONE, Coordinator, JobState, Phase
+from zkd.core.jobs import RANK_S, Duty, Step, Words, duty, next_fence, rank
+from zkd.errors import BadVersion, MultiFailed, NodeExists, NoNode, Unavailable, ZooKeeperError
+from zkd.jobs import Coordinator, JobState, Phase
 from zkd.leading import Deposed, lead
 from zkd.paths import JobId, NodeId, Paths
 from zkd.settings import Training
+from zkd.training.docket import REFUSED_S, Docket, Entry, by_age
 from zkd.training.seat import Seat, now_ms
 from zkd.training.telling import Telling
 from zkd.zk import Check, Create, Delete, Event, EventType, Session, SetData, State, StateChange
 
-READ_BYTES = 4 * 2**20  # of words in one reply, which has no limit at the server
-READ_AT_ONCE = READ_BYTES // JOB_BYTES_MAX
-STATES_AT_ONCE = 64
 RANK_MAX = 30  # the rest of a large cluster tries together
 NODES_S = 1.0  # between reads of who is here, while that decides who takes a job
 RECONCILE_S = 60.0  # for what a watch missed
-REFUSED_S = 15.0  # so long a job waits whose state may not be written
+TAKING_S = 1.0  # for the answer to a write that takes a job, when this node is about to leave
 DRAIN_S = 15.0  # for all jobs to be saved and handed over
-NAME_MAX = 140  # one that is somewhat too long is told at control/jobs, too
 
 
 class Running(Protocol):
@@ -55,17 +52,6 @@ class Running(Protocol):
 
 
 Begin = Callable[[Seat, Words], Running]
-
-
-@dataclass(slots=True)
-class Entry:
-    words: Words | None = None
-    is_held: bool = False  # its ephemeral znode is there
-    state: JobState | None = None
-    version: int = -1  # of the state's znode; -1: there is none
-    is_read: bool = False  # the state, since it last changed
-    free_since: float = -math.inf  # when we saw that nobody holds it
-    not_before: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -97,16 +83,14 @@ class Office:
         self._settings = settings
         self._is_active = is_active
         self._begin = begin
-        self._state_changed = state_changed
         self._log = log
         self._wake = asyncio.Event()
-        self._jobs: dict[JobId, Entry] = {}
-        self._dirty_words: dict[JobId, None] = {}
-        self._dirty_holders: dict[JobId, None] = {}
+        self._docket = Docket(session, paths, self._seat_of, self._told, self._depose, state_changed, log)
         self._nodes: list[NodeId] = []
         self._nodes_at = -math.inf
         self._session_id = 0
         self._is_closed = False
+        self._taking = asyncio.Lock()  # while a job is, until its task is there
         self._group: asyncio.TaskGroup | None = None
         self.held: dict[JobId, Held] = {}
         self.taken = 0
@@ -116,11 +100,11 @@ class Office:
 
     def jobs(self) -> set[JobId]:
         """All whose words stand in the tree, as far as we know."""
-        return {job_id for job_id, entry in self._jobs.items() if entry.words is not None}
+        return {job_id for job_id, entry in self._docket.jobs.items() if entry.words is not None}
 
     def is_held(self, job_id: JobId) -> bool:
         """Whether some node coordinates it, as far as we know."""
-        return job_id in self._jobs and self._jobs[job_id].is_held
+        return job_id in self._docket.jobs and self._docket.jobs[job_id].is_held
 
     def look(self) -> None:
         """We may take more, or less, than before."""
@@ -134,6 +118,9 @@ class Office:
     async def drain(self) -> None:
         """Take no more jobs, hand over those that are held; in bounded time."""
         self._is_closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TAKING_S), self._taking:
+                pass
         self.hand_over()
         tasks = {held.task for held in self.held.values() if held.task is not None}
         if tasks:
@@ -173,15 +160,12 @@ class Office:
         if event.type is EventType.CHILDREN:
             return
         if directory == self._paths.jobs:
-            self._dirty_words[job_id] = None
+            self._docket.mark_words(job_id)
         elif directory == self._paths.coordinators:
-            self._dirty_holders[job_id] = None
+            self._docket.mark_holder(job_id)
         elif directory == self._paths.job_states:
-            if job_id in self._jobs:
-                self._jobs[job_id].is_read = False
-            self._state_changed(job_id)
-            if event.type is not EventType.DELETED and job_id in self._jobs and self._jobs[job_id].is_held:
-                return  # how far it is: many a second, and nothing for us to do
+            if self._docket.mark_state(job_id) and event.type is not EventType.DELETED:
+                return
         elif event.path in (self._paths.jobs, self._paths.job_states, self._paths.coordinators):
             self._session_id = 0 if event.type is EventType.DELETED else self._session_id
         else:
@@ -202,9 +186,9 @@ class Office:
             if self._session_id != self._session.session_id:
                 raise NoNode(self._paths.jobs, "a directory was deleted")
             if self._now() >= reconcile_at:
-                await self._list_all(is_first=reconcile_at == -math.inf)
+                await self._docket.list_all(is_first=reconcile_at == -math.inf)
                 reconcile_at = self._now() + RECONCILE_S
-            await self._look_again()
+            await self._docket.look_again(self._session_id)
             wait_s = min(await self._act(), reconcile_at - self._now())
             try:
                 async with asyncio.timeout(max(0.0, wait_s)):
@@ -212,124 +196,22 @@ class Office:
             except TimeoutError:
                 continue
 
-    # --- Knowing ----------------------------------------------------------------------------------------
-
-    async def _list_all(self, *, is_first: bool) -> None:
-        """Mark what there is: all of it on a new connection, which replays nothing; else what watches have missed."""
-        words = set(await self._session.children(self._paths.jobs))
-        states = set(await self._session.children(self._paths.job_states))
-        holders = set(await self._session.children(self._paths.coordinators))
-        for job_id in self._jobs.keys() | states | words:
-            entry = self._jobs.get(job_id)
-            is_over = entry is not None and entry.is_read and entry.state is not None and entry.state.phase in DONE
-            if len(job_id) <= NAME_MAX and (is_first or not is_over or job_id not in words):
-                self._entry(job_id).is_read = False
-                self._dirty_words[job_id] = None
-                self._dirty_holders[job_id] = None
-                self._state_changed(job_id)
-        self._dirty_holders.update(dict.fromkeys(holders))
-
-    def _entry(self, job_id: JobId) -> Entry:
-        if job_id not in self._jobs:
-            self._jobs[job_id] = Entry(free_since=self._now())
-        return self._jobs[job_id]
-
-    async def _look_again(self) -> None:
-        """Read what events named."""
-        words, self._dirty_words = list(self._dirty_words), {}
-        try:
-            for start in range(0, len(words), READ_AT_ONCE):
-                some = [job_id for job_id in words[start : start + READ_AT_ONCE] if len(job_id) <= NAME_MAX]
-                found = await self._session.get_many([self._paths.job(job_id) for job_id in some])
-                for job_id, got in zip(some, found, strict=True):
-                    if isinstance(got, NoNode):
-                        self._words_read(job_id, None)
-                    elif isinstance(got, ZooKeeperError):  # an ACL, say: it is there, and stays what it was for us
-                        self._log.warning("job.not_read", id=job_id[:NAME_MAX], error=str(got))
-                    else:
-                        self._words_read(job_id, read_words(job_id, got.data, got.stat.czxid, got.stat.version))
-            holders, self._dirty_holders = list(self._dirty_holders), {}
-        except ZooKeeperError:
-            self._dirty_words.update(dict.fromkeys(words))
-            raise
-        try:
-            for job_id in holders:
-                if len(job_id) <= NAME_MAX:
-                    await self._read_holder(job_id)
-        except ZooKeeperError:
-            self._dirty_holders.update(dict.fromkeys(holders))
-            raise
-
-    def _words_read(self, job_id: JobId, words: Words | None) -> None:
-        entry = self._entry(job_id)
-        if words is not None and words.job is None and (entry.words is None or entry.words.version != words.version):
-            self._log.warning("job.refused", id=job_id, error=words.fault)
-        entry.words = words
-        if job_id in self.held:
-            self.held[job_id].running.told(words)
-
-    async def _read_holder(self, job_id: JobId) -> None:
-        path = self._paths.coordinator(job_id)
-        stat = await self._session.exists(path)
-        entry = self._entry(job_id)
-        is_ours = stat is not None and stat.ephemeral_owner == self._session_id
-        held = self.held.get(job_id)
-        if held is not None and not is_ours and not held.seat.is_left:
-            self._depose(job_id, "its znode is gone" if stat is None else "another node holds it")
-        elif is_ours and held is None:
-            # Made by a request whose answer was lost, or left by a coordinator that could not.
-            self._log.info("job.office_given_up", id=job_id)
-            await self._delete(path)
-            stat = None
-        elif stat is not None and not stat.ephemeral_owner:
-            # No node's: somebody put it there by hand, or from a backup, and nobody would ever hold the job.
-            self._log.warning("job.office_of_nobody", id=job_id)
-            await self._delete(path)
-            stat = None
-        if stat is None and entry.is_held:
-            entry.free_since, entry.is_read = self._now(), False
-        entry.is_held = stat is not None
-
-    async def _delete(self, path: str) -> None:
-        try:
-            await self._session.delete(path, -1, within=self._session_id)
-        except NoNode:
-            return
-
-    async def _read_states(self, job_ids: list[JobId]) -> None:
-        for start in range(0, len(job_ids), STATES_AT_ONCE):
-            some = job_ids[start : start + STATES_AT_ONCE]
-            for job_id in some:
-                self._entry(job_id).is_read = True  # an event that comes meanwhile says otherwise
-            found = await self._session.get_many([self._paths.job_state(job_id) for job_id in some])
-            for job_id, got in zip(some, found, strict=True):
-                entry = self._entry(job_id)
-                if isinstance(got, ZooKeeperError):
-                    if isinstance(got, NoNode):
-                        entry.state, entry.version = None, -1
-                    else:
-                        self._log.warning("job.state_not_read", id=job_id, error=str(got))
-                        entry.not_before = self._now() + REFUSED_S
-                    continue
-                entry.state = None
-                entry.version = got.stat.version
-                try:
-                    entry.state = codec.decode(got.data, JobState)
-                except BadRecord as error:
-                    self._log.warning("job.state_unreadable", id=job_id, error=str(error))
-
     # --- Acting -----------------------------------------------------------------------------------------
 
     async def _act(self) -> float:
         """Do what is due now; the seconds until something else may be."""
-        free = {job_id: entry for job_id, entry in self._jobs.items() if not entry.is_held and job_id not in self.held}
-        await self._read_states([job_id for job_id, entry in free.items() if not entry.is_read])
+        free = {
+            job_id: entry
+            for job_id, entry in self._docket.jobs.items()
+            if not entry.is_held and job_id not in self.held
+        }
+        await self._docket.read_states([job_id for job_id, entry in free.items() if not entry.is_read])
         next_s, older = math.inf, 0  # of those that we would take: not due yet, but before any younger one
-        for job_id, entry in sorted(free.items(), key=_by_age):
+        for job_id, entry in sorted(free.items(), key=by_age):
             needed = self._needed(entry)
             if needed.step is Step.REST:
                 if entry.words is None and entry.version < 0:
-                    self._jobs.pop(job_id, None)
+                    self._docket.jobs.pop(job_id, None)
                 continue
             if needed.step is Step.TAKE and not self._has_room_for(older):
                 continue
@@ -340,11 +222,7 @@ class Office:
                 older += needed.step is Step.TAKE and entry.not_before < self._now()
                 continue
             await self._do(job_id, entry, needed)
-        if (
-            self._dirty_words
-            or self._dirty_holders
-            or any(not each.is_read and not each.is_held for each in free.values())
-        ):
+        if self._docket.is_behind or any(not each.is_read and not each.is_held for each in free.values()):
             next_s = 0.0
         return next_s
 
@@ -372,7 +250,7 @@ class Office:
             assert needed.step is Step.REMOVE, needed
             # Asked once more, after the state was read: this may be the state of another life that has just begun.
             if await self._session.exists(self._paths.job(job_id)) is not None:
-                self._dirty_words[job_id] = None
+                self._docket.mark_words(job_id)
                 return
             if await self._write(job_id, entry, [Delete(path, entry.version)]):
                 self._log.info("job.removed", id=job_id)
@@ -387,13 +265,11 @@ class Office:
             return
         holder = codec.encode(Coordinator(self._node, state.fence))
         ops.append(Create(self._paths.coordinator(job_id), holder, ephemeral=True))
-        if await self._write(job_id, entry, ops):
+        async with self._taking:
+            is_taken = await self._write(job_id, entry, ops)
+        if is_taken:
             entry.is_held = True
             self.taken += 1
-            with suppress(ZooKeeperError):  # a node that has just come has not seen the servers' time yet
-                stat = await self._session.exists(path)
-                if stat is not None:
-                    self._clock.observe(stat.mtime, self._now(), stat.mzxid)
             self._log.info("job.taken", id=job_id, fence=state.fence, phase=state.phase)
             assert self._group is not None
             seat = Seat(
@@ -402,6 +278,8 @@ class Office:
             held = Held(seat, self._begin(seat, words))
             self.held[job_id] = held
             held.task = self._group.create_task(self._run(job_id, held))
+            if self._is_closed:  # meanwhile; whoever drains waits for this one, too
+                held.running.hand_over()
 
     def _state(self, words: Words, former: JobState | None, needed: Duty) -> JobState:
         """What stands at control/jobs from this office on."""
@@ -425,8 +303,8 @@ class Office:
             await self._session.multi(ops, within=self._session_id)
         except MultiFailed as refusal:
             culprit, cause = ops[refusal.index], refusal.cause
-            self._dirty_words[job_id] = None
-            self._dirty_holders[job_id] = None
+            self._docket.mark_words(job_id)
+            self._docket.mark_holder(job_id)
             if not isinstance(cause, BadVersion | NodeExists | NoNode):
                 self._log.warning("job.not_written", id=job_id, path=culprit.path, error=str(cause))
                 entry.not_before = self._now() + REFUSED_S
@@ -437,6 +315,10 @@ class Office:
 
     async def _run(self, job_id: JobId, held: Held) -> None:
         try:
+            with suppress(ZooKeeperError):  # a node that has just come has not seen the servers' time yet
+                stat = await self._session.exists(self._paths.coordinator(job_id))
+                if stat is not None:
+                    self._clock.observe(stat.mtime, self._now(), stat.mzxid)
             await held.running.run()
         except Deposed:
             self.deposed += 1
@@ -444,8 +326,15 @@ class Office:
         finally:
             if self.held.get(job_id) is held:
                 del self.held[job_id]
-            self._dirty_holders[job_id] = None
+            self._docket.mark_holder(job_id)
             self._wake.set()
+
+    def _seat_of(self, job_id: JobId) -> Seat | None:
+        return self.held[job_id].seat if job_id in self.held else None
+
+    def _told(self, job_id: JobId, words: Words | None) -> None:
+        if job_id in self.held:
+            self.held[job_id].running.told(words)
 
     def _depose(self, job_id: JobId, why: str) -> None:
         held = self.held.pop(job_id)
@@ -457,14 +346,8 @@ class Office:
     def _depose_all(self, why: str) -> None:
         for job_id in list(self.held):
             self._depose(job_id, why)
-        for entry in self._jobs.values():
-            entry.is_read = False
+        self._docket.mark_states()
 
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def _by_age(item: tuple[JobId, Entry]) -> tuple[int, JobId]:
-    job_id, entry = item
-    return (0 if entry.words is None else entry.words.czxid), job_id
