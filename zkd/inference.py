@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import ssl
 
 SHADOWS_QUEUED_MAX = 64  # requests; what comes on top is not compared
-SHADOWS_NICE = 10
 
 
 class Inference:
@@ -63,7 +62,7 @@ class Inference:
             memory,
             log,
             not_serving=not_serving,
-            nice=SHADOWS_NICE,
+            is_spare=True,
         )
         self.canaries = Canaries(session, paths, node, registry, log)
         self._front = Front(self.server, self.shadows, self.canaries)

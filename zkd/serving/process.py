@@ -1,6 +1,6 @@
 """A serving process: it opens models where they lie, and answers batches of requests, one after the other.
 
-    in   start {room, nice}, load {model, path, version}, drop {model}, batch {batch, model, asks} + a body each
+    in   start {room, is_spare}, load {model, path, version}, drop {model}, batch {batch, model, asks} + a body each
     out  answers {batch, seconds, outcomes} + a body each
 
 A model's parameters are mapped, not copied: all processes of a node share their memory. What a file is was verified by
@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -46,7 +47,9 @@ class Serving:
             else:
                 assert frame.kind == "start", frame.kind
                 self._limit.allow(head["room"])
-                os.nice(head["nice"])
+                if head["is_spare"]:  # computes when nobody else wants to, where the machine allows that
+                    with suppress(OSError):
+                        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     def _answer(self, batch: int, name: str, asks: list[Ask], bodies: tuple[memoryview, ...]) -> None:
         began = time.monotonic()

@@ -56,12 +56,12 @@ Ended = Callable[["Replica", Sequence[Batch], str], None]
 class Replica:
     """`answered` hears of each batch that was answered, `ended` of those that a process took with it, and why."""
 
-    def __init__(self, number: int, threads: int, nice: int, log: Log, answered: Answered, ended: Ended) -> None:
+    def __init__(self, number: int, threads: int, is_spare: bool, log: Log, answered: Answered, ended: Ended) -> None:
         self.number = number
         self.died = 0
         self.open: set[str] = set()  # models
         self._threads = threads
-        self._nice = nice
+        self._is_spare = is_spare
         self._log = log
         self._answered = answered
         self._ended = ended
@@ -158,7 +158,7 @@ class Replica:
     async def _life(self, process: Process, ready: Callable[[], bool]) -> str:
         """One process from its start to its end, and how that was."""
         try:
-            self._say("start", {"room": ROOM_BYTES, "nice": self._nice})
+            self._say("start", {"room": ROOM_BYTES, "is_spare": self._is_spare})
             ready()
             while True:
                 self._heard(await process.receive())  # unbounded: `look` finds out one that does nothing

@@ -85,7 +85,7 @@ class _Pending:
 
 
 class ModelServer:
-    """`not_serving` says why this node answers nothing, or None; `nice`: how far its processes stand behind others."""
+    """`not_serving` says why this node answers nothing, or None. `is_spare`: it computes when nobody else does."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class ModelServer:
         log: Log,
         *,
         not_serving: Callable[[], str | None] = lambda: None,
-        nice: int = 0,
+        is_spare: bool = False,
     ) -> None:
         first = settings()
         self._node = node
@@ -115,7 +115,8 @@ class ModelServer:
         )
         self._loaded = Loaded(memory)
         self._replicas = [
-            Replica(number, first.threads, nice, log, self._answered, self._ended) for number in range(first.processes)
+            Replica(number, first.threads, is_spare, log, self._answered, self._ended)
+            for number in range(first.processes)
         ]
         self._pending: dict[Waiting, _Pending] = {}
         self._held: Batch | None = None  # taken, and there was no room for its model
