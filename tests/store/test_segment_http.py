@@ -427,9 +427,10 @@ async def test_a_peer_that_is_none_costs_a_bounded_time_and_is_left_for_a_good_o
         assert not store.has(made.id)
         assert time.monotonic() - began < 5
         await put(good.store, made)
-        await fetch(http, [evil, good.address], TOKEN, made.ref, store)
+        asked = [evil, *[good.address] * 8]  # on a busy machine a good one may be slow for once, too
+        await fetch(http, asked, TOKEN, made.ref, store)
         assert await got(store, made.id) == made.packed
-        _, data = await read_files(http, [evil, good.address], TOKEN, made.ref, [1, 3])
+        _, data = await read_files(http, asked, TOKEN, made.ref, [1, 3])
         assert data == {1: made.files["0.npy"], 3: made.files["2.npy"]}
 
 

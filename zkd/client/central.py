@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from zkd.paths import NodeId, Paths
     from zkd.zk import Op
 
-T = TypeVar("T")
 
 FORGOTTEN_AT_ONCE = 20  # revisions that fall out of the history with one change
 
@@ -100,8 +99,8 @@ class CentralSettings:
                 return Central(0, {})
             names = [CLUSTER]
             for kind, directory in (("labels", paths.config_labels), ("nodes", paths.config_nodes)):
-                names += [f"{kind}/{name}" for name in await self._children(directory)]
-            found = await self._get_many([*map(paths.config_layer, names), paths.config])
+                names += [f"{kind}/{name}" for name in sorted(await self._box.children(directory))]
+            found = await self._box.get_many([*map(paths.config_layer, names), paths.config])
             again = found.pop()
             if isinstance(again, ZooKeeperError) or again.stat.mzxid != head.stat.mzxid:
                 continue
@@ -124,7 +123,7 @@ class CentralSettings:
         """What the last revisions changed, the newest first; what makes no sense is left out."""
         numbers = (await self._numbers())[:limit]
         found = []
-        for each in await self._get_many([self._paths.config_revision(number) for number in numbers]):
+        for each in await self._box.get_many([self._paths.config_revision(number) for number in numbers]):
             with suppress(BadRecord):
                 if not isinstance(each, ZooKeeperError):
                     found.append(codec.decode(each.data, ConfigRevision))
@@ -276,26 +275,8 @@ class CentralSettings:
 
     async def _numbers(self) -> list[int]:
         """Of the revisions that are kept, the newest first."""
-        names = await self._children(self._paths.config_history)
+        names = await self._box.children(self._paths.config_history)
         return sorted((int(name) for name in names if name.isdecimal() and len(name) <= 16), reverse=True)
-
-    async def _children(self, path: str) -> list[str]:
-        try:
-            return sorted(await self._again(lambda: self._box.session.children(path)))
-        except NoNode:
-            return []
-
-    async def _get_many(self, paths: Sequence[str]) -> list[Znode | ZooKeeperError]:
-        return await self._again(lambda: self._box.session.get_many(paths))
-
-    async def _again(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What can be asked twice, over lost connections."""
-        give_up = time.monotonic() + OUTAGE_MAX_S
-        while True:
-            try:
-                return await ask()
-            except NO_ANSWER as error:
-                await self._box.catch_up(give_up, error)
 
 
 def _plain(key: str, value: Any) -> Any:

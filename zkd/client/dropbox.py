@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from zkd.client.outstanding import NO_ANSWER, Outstanding, Pending, Sign
 from zkd.client.room import Room
@@ -30,12 +30,14 @@ from zkd.errors import (
 from zkd.zk import Batch, Create, Delete, ReadBatch, ensure_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from zkd.paths import Paths, TaskId
     from zkd.records import Result
     from zkd.zk import Session, Znode
     from zkd.zk.batch import Done
+
+T = TypeVar("T")
 
 OUTAGE_MAX_S = 60.0  # so long a call goes on trying to reach ZooKeeper before it raises
 # A result that was read is deleted this much later. A node whose commit was not answered sends it again, within
@@ -175,13 +177,32 @@ class DropBox:
 
     async def read(self, path: str, give_up: float | None = None) -> Znode:
         """What stands at `path`, waiting for a connection if need be."""
+        return await self.again(lambda: self.reads.get(path), give_up)
+
+    async def again(self, ask: Callable[[], Awaitable[T]], give_up: float | None = None) -> T:
+        """The answer to what can be asked or said twice, over lost connections."""
         if give_up is None:
             give_up = time.monotonic() + OUTAGE_MAX_S
         while True:
             try:
-                return await self.reads.get(path)
+                return await ask()
             except NO_ANSWER as error:
                 await self.catch_up(give_up, error)
+
+    async def children(self, path: str) -> list[str]:
+        """The names below, of which there are none where nothing stands."""
+        try:
+            return await self.again(lambda: self.session.children(path))
+        except NoNode:
+            return []
+
+    async def get_many(self, paths: Sequence[str], at_once: int | None = None) -> list[Znode | ZooKeeperError]:
+        """What stands at each of these. A reply has no limit at the server: large ones are asked for `at_once`."""
+        found: list[Znode | ZooKeeperError] = []
+        for start in range(0, len(paths), at_once or max(1, len(paths))):
+            some = paths[start : start + at_once] if at_once else paths
+            found += await self.again(lambda some=some: self.session.get_many(some))  # type: ignore[misc]
+        return found
 
     async def result_of(self, pending: Pending) -> Result:
         """Wait for the task's end, however long that takes, and read its result."""

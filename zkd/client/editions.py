@@ -17,7 +17,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from zkd import codec
 from zkd.client.dropbox import ANY_VERSION, OUTAGE_MAX_S
@@ -54,12 +54,10 @@ from zkd.manifests import CHUNK_PARTS, Head, Manifest
 from zkd.zk import Check, Create, Delete, SetData, ensure_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from zkd.client.dropbox import DropBox
-    from zkd.zk import Op, Znode
-
-T = TypeVar("T")
+    from zkd.zk import Op
 
 NAME_RULE = "1 to 128 letters, digits and _ . -, the first a letter or digit"
 # A server takes less than 1 MiB in a request, of which some is ours: a chunk lists 10 segments for each of 256 parts.
@@ -95,12 +93,12 @@ class Editions:
 
     async def current(self) -> dict[str, int]:
         """The datasets that have a version, and which one readers get."""
-        names = sorted(await self._children(self._paths.datasets))
+        names = sorted(await self._box.children(self._paths.datasets))
         found: dict[str, int] = {}
         for start in range(0, len(names), CHUNK_PARTS):
             some = names[start : start + CHUNK_PARTS]
             paths = [self._paths.dataset(name) for name in some]
-            for name, znode in zip(some, await self._get_many(paths), strict=True):
+            for name, znode in zip(some, await self._box.get_many(paths), strict=True):
                 with suppress(BadRecord):
                     if not isinstance(znode, ZooKeeperError) and znode.data:
                         found[name] = read_head(znode.data).current
@@ -108,7 +106,7 @@ class Editions:
 
     async def versions(self, name: str) -> list[int]:
         """The versions that are there, the oldest first. Raises `DatasetNotFound`."""
-        leaves = await self._children(self._paths.versions(expect_name(name)))
+        leaves = await self._box.children(self._paths.versions(expect_name(name)))
         found = sorted(number for leaf in leaves if (number := version_number(leaf)))
         if not found:
             raise DatasetNotFound(f"there is no dataset {name} below {self._paths.root}")
@@ -168,14 +166,14 @@ class Editions:
 
         while True:
             try:
-                await self._again(announce)
+                await self._box.again(announce)
                 break
             except NoNode:  # somebody removes the rest of an older dataset of this name: bounded by its znodes
                 continue
         try:
             head = await self._box.read(paths.dataset(name))
             numbers = read_numbers((await self._box.read(paths.datasets)).data)
-            leaves = await self._children(paths.versions(name))
+            leaves = await self._box.children(paths.versions(name))
             current = read_head(head.data).current if head.data else None
         except BadRecord as error:
             await self.give_up(writer)
@@ -251,7 +249,7 @@ class Editions:
         for path in (self._paths.versions(name), self._paths.chunks(name)):
             with suppress(NodeExists):
                 try:
-                    await self._again(partial(self._box.session.create, path))
+                    await self._box.again(partial(self._box.session.create, path))
                 except NoNode:
                     return False
         return True
@@ -269,7 +267,7 @@ class Editions:
                 "segments; put the dataset anew, as one version, with more parts"
             )
         try:
-            await self._again(lambda: self._box.session.create(path, text))
+            await self._box.again(lambda: self._box.session.create(path, text))
         except NodeExists:
             with suppress(NoNode):  # the transaction will say so
                 if (await self._box.read(path)).data != text:
@@ -374,7 +372,7 @@ class Editions:
         except (DatasetNotFound, DataDamaged):
             return []
         only = set().union(*named[: len(going)]) - set().union(*named[len(going) :])
-        there = set(await self._children(self._paths.chunks(name)))
+        there = set(await self._box.children(self._paths.chunks(name)))
         return [self._paths.chunk(name, digest) for digest in sorted(only & there)]
 
     async def _is_empty(self, name: str) -> bool:
@@ -393,7 +391,7 @@ class Editions:
             with suppress(NotEmpty):  # somebody writes: then all of it is his
                 with suppress(NoNode):
                     await session.delete(paths.writers(name), ANY_VERSION)
-                for digest in await self._children(paths.chunks(name)):
+                for digest in await self._box.children(paths.chunks(name)):
                     with suppress(NoNode):
                         await session.delete(paths.chunk(name, digest), ANY_VERSION)
                 for path in (paths.chunks(name), paths.versions(name)):
@@ -401,23 +399,3 @@ class Editions:
                         await session.delete(path, ANY_VERSION)
                 with suppress(BadVersion):
                     await session.delete(paths.dataset(name), head.stat.version)
-
-    # --- Asking -----------------------------------------------------------------------------------------
-
-    async def _get_many(self, paths: list[str]) -> list[Znode | ZooKeeperError]:
-        return await self._again(lambda: self._box.session.get_many(paths))
-
-    async def _children(self, path: str) -> list[str]:
-        try:
-            return await self._again(lambda: self._box.session.children(path))
-        except NoNode:
-            return []
-
-    async def _again(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What can be asked or said twice, over lost connections."""
-        give_up = time.monotonic() + OUTAGE_MAX_S
-        while True:
-            try:
-                return await ask()
-            except NO_ANSWER as error:
-                await self._box.catch_up(give_up, error)

@@ -40,7 +40,7 @@ from zkd.registry import Alias, ModelHead, ModelVersion
 from zkd.zk import Create, Delete, SetData, ensure_path
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from zkd.client.dropbox import DropBox
     from zkd.zk import Op, Znode
@@ -62,7 +62,7 @@ class ModelTree:
 
     async def names(self) -> list[str]:
         """Also of models whose versions are all gone."""
-        return sorted(filter(is_model_name, await self._children(self._paths.models)))
+        return sorted(filter(is_model_name, await self._box.children(self._paths.models)))
 
     async def read(self, name: str) -> Registered:
         """The model, whether or not it has versions. Raises `ModelNotFound`, `DataDamaged` if its head lies."""
@@ -81,15 +81,15 @@ class ModelTree:
         except BadRecord as error:
             raise DataDamaged(f"{paths.model(name)}: {error}") from None
         numbers = [
-            number for leaf in await self._children(paths.model_versions(name)) if (number := version_number(leaf))
+            number for leaf in await self._box.children(paths.model_versions(name)) if (number := version_number(leaf))
         ]
-        names = [leaf for leaf in await self._children(paths.aliases(name)) if is_alias_name(leaf)]
+        names = [leaf for leaf in await self._box.children(paths.aliases(name)) if is_alias_name(leaf)]
         versions: dict[int, ModelVersion] = {}
         aliases: dict[str, Alias] = {}
         refused: dict[str, str] = {}
         for number, got in zip(
             sorted(numbers),
-            await self._get_many([paths.model_version(name, each) for each in sorted(numbers)]),
+            await self._box.get_many([paths.model_version(name, each) for each in sorted(numbers)], READ_AT_ONCE),
             strict=True,
         ):
             try:
@@ -98,7 +98,9 @@ class ModelTree:
             except BadRecord as error:
                 refused[f"versions/{number}"] = str(error)
         for alias, got in zip(
-            sorted(names), await self._get_many([paths.alias(name, each) for each in sorted(names)]), strict=True
+            sorted(names),
+            await self._box.get_many([paths.alias(name, each) for each in sorted(names)], READ_AT_ONCE),
+            strict=True,
         ):
             try:
                 if not isinstance(got, NoNode):
@@ -227,30 +229,6 @@ class ModelTree:
             if await self._box.session.exists(self._paths.model(name)) is not None:
                 await ensure_path(self._box.session, self._paths.model_versions(name))
                 await ensure_path(self._box.session, self._paths.aliases(name))
-
-    # --- Asking -----------------------------------------------------------------------------------------
-
-    async def _get_many(self, paths: Sequence[str]) -> list[Znode | ZooKeeperError]:
-        found: list[Znode | ZooKeeperError] = []
-        for start in range(0, len(paths), READ_AT_ONCE):
-            some = paths[start : start + READ_AT_ONCE]
-            found += await self._again(lambda some=some: self._box.session.get_many(some))  # type: ignore[misc]
-        return found
-
-    async def _children(self, path: str) -> list[str]:
-        try:
-            return await self._again(lambda: self._box.session.children(path))
-        except NoNode:
-            return []
-
-    async def _again(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What can be asked twice, over lost connections."""
-        give_up = time.monotonic() + OUTAGE_MAX_S
-        while True:
-            try:
-                return await ask()
-            except NO_ANSWER as error:
-                await self._box.catch_up(give_up, error)
 
 
 def _data(got: Znode | ZooKeeperError) -> bytes:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MIB_S = 60.0  # 17 kB/s: who is slower would hold a place here for hours
 MIB = 1 << 20
+TURN_S = 30.0  # to wait for a place
 WORDS_BYTES_MAX = 1 << 16  # of answers that are short
 
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z", re.ASCII)
@@ -31,6 +32,27 @@ class Stopped(ZkdError):
 
 class Refused(Stopped):
     """Another answer than the bytes that were asked for. Asking this node again will not help."""
+
+
+def turns(count: int) -> Callable[[], AbstractAsyncContextManager[None]]:
+    """Places for so many transfers at once. Who gets none in time is answered 503."""
+    places = asyncio.Semaphore(count)
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        from aiohttp import web
+
+        try:
+            async with asyncio.timeout(TURN_S):
+                await places.acquire()
+        except TimeoutError:
+            raise web.HTTPServiceUnavailable(text="too many transfers at once, try later\n") from None
+        try:
+            yield
+        finally:
+            places.release()
+
+    return turn
 
 
 async def pieces(content: aiohttp.StreamReader, size: int) -> AsyncIterator[bytes]:

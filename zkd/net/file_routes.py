@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 from aiohttp import web
 
 from zkd.errors import BadModel, DataDamaged, DataUnavailable
-from zkd.net.bodies import MIB_S, Stopped, cut, pieces
+from zkd.net.bodies import MIB_S, Stopped, cut, pieces, turns
 from zkd.store.digest_files import DigestFiles, is_id
 
 TRANSFERS = 8  # each has some MiB in memory
-TURN_S = 30.0  # to wait for one of them
 
 Refusal = Callable[[bytes, int], str | None]  # the first bytes and the size of a file -> why it is not taken
 
@@ -35,19 +34,7 @@ def file_routes(
 ) -> list[web.RouteDef]:
     """`files_of` says where the files that a request is about lie, `expect_token` raises if the request does not have
     it; `refusal` is shown the first `head_bytes` that come."""
-    turns = asyncio.Semaphore(TRANSFERS)
-
-    @asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(TURN_S):
-                await turns.acquire()
-        except TimeoutError:
-            raise web.HTTPServiceUnavailable(text="too many transfers at once, try later\n") from None
-        try:
-            yield
-        finally:
-            turns.release()
+    turn = turns(TRANSFERS)
 
     def asked(request: web.Request) -> tuple[DigestFiles, str]:
         expect_token(request)

@@ -18,35 +18,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 
 from aiohttp import web
 
 from zkd.errors import DataDamaged, DataUnavailable
-from zkd.net.bodies import CONTENT_RANGE, MIB_S, Stopped, cut, pieces
+from zkd.net.bodies import CONTENT_RANGE, MIB_S, Stopped, cut, pieces, turns
 from zkd.store import SegmentStore
 from zkd.store.segment_files import is_id, packed_head, size_of
 from zkd.store.segments import OutOfStep
 
 TRANSFERS = 64  # each has a few MiB in memory
-TURN_S = 30.0  # to wait for one of them
 
 
 def segment_routes(store: SegmentStore, expect_token: Callable[[web.Request], None]) -> list[web.RouteDef]:
     """`expect_token` raises if the request does not have it."""
-    turns = asyncio.Semaphore(TRANSFERS)
-
-    @asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(TURN_S):
-                await turns.acquire()
-        except TimeoutError:
-            raise web.HTTPServiceUnavailable(text="too many transfers at once, try later\n") from None
-        try:
-            yield
-        finally:
-            turns.release()
+    turn = turns(TRANSFERS)
 
     def asked(request: web.Request) -> str:
         """The id of a segment, which may be here."""

@@ -81,7 +81,7 @@ class Lookup:
     ) -> bytes:
         """JSON of the rows with this key: their numbers and the cells of `columns`, or of all, in the written order.
 
-        `of`: the mark of the version that is meant, since numbers of versions that were removed are used again.
+        `of`: the mark of the version that is meant; versions of a tree that was made anew may have its number.
 
         Raises `BadRecord` if that was not said rightly, `DatasetNotFound`, `DataElsewhere` if the part is not here,
         and what ZooKeeper answers when the version is one that we have not heard of.
