@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 import uuid
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.cli.conftest import Ran
+    from tests.cli.conftest import Dev, Ran
 
     Zkd = Callable[..., Ran]
 
@@ -141,3 +144,30 @@ def test_completion_knows_the_commands() -> None:
     env = {**os.environ, "_ZKD_COMPLETE": "bash_complete", "COMP_WORDS": "zkd data re", "COMP_CWORD": "2"}
     ran = subprocess.run([sys.executable, "-m", "zkd"], env=env, capture_output=True, text=True, check=False)
     assert set(ran.stdout.split()) == {"plain,rebalance", "plain,repair"}
+
+
+def test_a_shell_completes_names_of_datasets_and_their_versions(dev: Dev, people: str) -> None:
+    def completed(*words: str) -> list[str]:
+        line = ["zkd", "--hosts", dev.hosts, *words]
+        env = {**os.environ, "_ZKD_COMPLETE": "bash_complete"}
+        env |= {"COMP_WORDS": shlex.join(line), "COMP_CWORD": str(len(line) - 1)}
+        ran = subprocess.run([sys.executable, "-m", "zkd"], env=env, capture_output=True, text=True, check=True)
+        return [each.partition(",")[2] for each in ran.stdout.split()]
+
+    assert completed("data", "get", people[:6]) == [people]
+    assert completed("data", "stat", f"{people}@") == [f"{people}@1"]
+    assert completed("run", "numpy.sum", "--dataset", people[:6]) == [people]
+    assert completed("--hosts", "127.0.0.1:1", "data", "get", "") == []
+
+
+def test_a_task_on_a_dataset_that_is_not_there_says_where_to_look(zkd: Zkd) -> None:
+    ran = zkd("run", "numpy.sum", "--dataset", "nix")
+    assert ran.code == 3
+    assert "there is no dataset 'nix'" in ran.err
+    assert "`zkd data ls` lists the datasets." in ran.err
+
+
+def test_what_json_has_no_word_for_is_shown_to_people_and_kept_for_programs(zkd: Zkd) -> None:
+    given = '{"dtype": "<f8", "shape": [3], "data": "AAAAAAAA+H8AAAAAAADwfwAAAAAAAOA/"}'
+    assert zkd("run", "identity", given).out == "[NaN,Infinity,0.5]\n"
+    assert '"dtype"' in zkd("run", "identity", given, "-o", "json").out

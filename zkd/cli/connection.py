@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 CONNECT_TIMEOUT_S = 5.0  # a person waits
+COMPLETION_S = 2.0  # a person waits in the middle of a line
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,3 +102,24 @@ def full_name(given: str, names: list[str], what: str) -> str:
         some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise Stop(Exit.USAGE, f"error: {given} is the beginning of {len(found)} {what}s: {some}\n  Give more of it.")
     return found[0]
+
+
+def dataset_names(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    """What a shell completes a dataset's name to; nothing where there is no cluster."""
+    import asyncio
+
+    from zkd.errors import ZkdError
+
+    async def names(settings: Settings) -> list[str]:
+        async with asyncio.timeout(COMPLETION_S), client_for(settings) as client:
+            name, at, _ = begun.partition("@")
+            if at:
+                return [f"{name}@{version}" for version in await client.datasets.versions(name)]
+            return sorted(await client.datasets.list())
+
+    outer = {**ctx.find_root().params, **{name: value for name, value in ctx.params.items() if value is not None}}
+    try:
+        settings = find_settings(ctx, outer.get("hosts"), outer.get("root"), outer.get("config"))
+        return [each for each in asyncio.run(names(settings)) if each.startswith(begun)]
+    except (ZkdError, OSError, TimeoutError):
+        return []

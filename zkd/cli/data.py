@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zkd.cli.connection import with_client
+from zkd.cli.connection import dataset_names, with_client
 from zkd.cli.exits import Exit
 from zkd.cli.output import FORMATS, bytes_text, write_fields, write_rows
 
@@ -117,7 +117,7 @@ def _dtypes(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 @data_command.command(short_help="Write a dataset, or the rows with one key, to a file or as CSV.")
-@click.argument("name")
+@click.argument("name", shell_complete=dataset_names)
 @click.option(
     "-O",
     "path",
@@ -156,7 +156,7 @@ async def get(
 
 
 @data_command.command(short_help="Remove a dataset, or some of its versions.")
-@click.argument("name")
+@click.argument("name", shell_complete=dataset_names)
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Remove all versions but the N newest.")
 @click.option("--yes", is_flag=True, help="Do not ask whether all versions are to go.")
 @with_client
@@ -189,7 +189,7 @@ async def rm(client: Client, name: str, keep: int | None, yes: bool) -> None:
 
 
 @data_command.command(short_help="List the datasets, or the versions of one.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=dataset_names)
 @output_options
 @with_client
 async def ls(client: Client, name: str | None, output: str) -> None:
@@ -222,7 +222,7 @@ def _row(manifest: Manifest) -> dict[str, Any]:
 
 
 @data_command.command(short_help="Show the health of a dataset and where its copies are.")
-@click.argument("name")
+@click.argument("name", shell_complete=dataset_names)
 @output_options
 @with_client
 async def stat(client: Client, name: str, output: str) -> int:
@@ -250,7 +250,7 @@ def _health(stat: Stat) -> dict[str, Any]:
 
 
 @data_command.command(short_help="Say on which nodes the rows with a key are.")
-@click.argument("name")
+@click.argument("name", shell_complete=dataset_names)
 @click.argument("key")
 @output_options
 @with_client
@@ -268,7 +268,7 @@ def _typed(dataset: Dataset, key: str) -> Any:
 
 
 @data_command.command(short_help="List the parts of a dataset and who holds them.")
-@click.argument("name")
+@click.argument("name", shell_complete=dataset_names)
 @output_options
 @with_client
 async def parts(client: Client, name: str, output: str) -> None:
@@ -292,7 +292,7 @@ async def parts(client: Client, name: str, output: str) -> None:
 
 
 @data_command.command(short_help="Have every copy of a dataset read and compared.")
-@click.argument("name")
+@click.argument("name", shell_complete=dataset_names)
 @output_options
 @with_client
 async def verify(client: Client, name: str, output: str) -> int:
@@ -317,7 +317,7 @@ async def verify(client: Client, name: str, output: str) -> int:
 
 def _waiting(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--timeout", type=float, metavar="S", help="Wait so long at most.")(command)
-    return click.argument("names", nargs=-1, metavar="[NAME]...")(command)
+    return click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=dataset_names)(command)
 
 
 @data_command.command(short_help="Wait until every part is where it belongs.")

@@ -59,7 +59,7 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
     table: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit, str]] = [
         (e.TaskFailed, Exit.TASK_FAILED, _after_failure(error)),
         (e.Overloaded, Exit.OVERLOADED, "`zkd status` shows what there is; the task itself is fine."),
-        (e.TaskError, Exit.TASK_FAILED, ""),
+        (e.TaskError, *_without_value(error)),
         (e.ResultLost, Exit.TASK_FAILED, "Run the task again; a result's file lives only as long as its node."),
         (e.TaskNotFound, Exit.NOT_FOUND, "`zkd get tasks`, `zkd get results` and `zkd get dead` list what there is."),
         (e.DatasetNotFound, Exit.NOT_FOUND, "`zkd data ls` lists the datasets, `zkd data stat NAME` what is in one."),
@@ -98,6 +98,12 @@ def _verdict(error: BaseException) -> tuple[Exit, str]:
         if isinstance(error, kinds):
             return code, advice
     return Exit.USAGE, ""
+
+
+def _without_value(error: BaseException) -> tuple[Exit, str]:
+    if getattr(error, "kind", "") == "dataset" and "$.dataset" in str(error):
+        return Exit.NOT_FOUND, "`zkd data ls` lists the datasets."
+    return Exit.TASK_FAILED, ""
 
 
 def _without_answer(error: BaseException) -> Exit:

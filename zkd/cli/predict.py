@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zkd.cli.connection import with_client
+from zkd.cli.connection import dataset_names, with_client
 from zkd.cli.data import progress_bar
 from zkd.cli.output import FORMATS, write_fields, write_rows
 from zkd.cli.predict_rows import predict_rows
@@ -20,7 +20,7 @@ TABLES = ("drift", "calibration", "confusion", "classes")  # of a report; the re
 
 @click.command()
 @click.argument("model")
-@click.argument("dataset", required=False)
+@click.argument("dataset", required=False, shell_complete=dataset_names)
 @click.option("--out", metavar="NAME", help="The dataset that is made.")
 @click.option("--columns", metavar="A,B", help="Of prediction, probabilities, score; by default all.")
 @click.option("--missing", type=click.Choice(["refuse", "propagate"]), default="refuse", help="Rows without a score.")

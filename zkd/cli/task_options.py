@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zkd.cli.connection import dataset_names
 from zkd.cli.values import read_argument, read_labels, read_named
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "dataset": (
         ("--dataset",),
         "dataset",
-        {"metavar": "NAME", "help": "On each part of NAME or NAME@VERSION, where it is; the values are a list."},
+        {
+            "metavar": "NAME",
+            "shell_complete": dataset_names,
+            "help": "On each part of NAME or NAME@VERSION, where it is; the values are a list.",
+        },
     ),
     "columns": (("--columns",), "columns", {"metavar": "A,B", "help": "Of the dataset: arrays that come before ARGS."}),
     "parts": (

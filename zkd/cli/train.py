@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zkd.cli.connection import full_name, with_client
+from zkd.cli.connection import dataset_names, full_name, with_client
 from zkd.cli.exits import Exit
 from zkd.cli.output import FORMATS, time_text, write_fields, write_rows
 from zkd.cli.train_options import MODELS, completing, job_options
@@ -57,7 +57,7 @@ def train_command() -> None:
 
 @train_command.command(short_help="Start training a model on a dataset.")
 @click.argument("model", required=False, shell_complete=completing(MODELS))
-@click.argument("dataset", required=False)
+@click.argument("dataset", required=False, shell_complete=dataset_names)
 @click.option("--name", metavar="JOB", help="Its id; by default one that nobody has.")
 @click.option("--watch", "is_watched", is_flag=True, help="Look on until it ends.")
 @plot_option

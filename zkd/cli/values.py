@@ -11,6 +11,8 @@ import click
 from zkd.cli.exits import Exit, Stop
 from zkd.cli.output import FOR_PEOPLE
 
+READABLE_MAX = 1000  # cells of an array: larger ones are for programs
+
 
 def read_argument(text: str) -> Any:
     """JSON if it is JSON, ``@file.npy`` or ``@file.json`` what the file holds, else the text itself.
@@ -89,10 +91,25 @@ def write_value(value: Any, output: str, path: str | None = None) -> None:
 
     # An array on a terminal as numpy shows it, with what is in the middle of a large one left out.
     is_shown = output in FOR_PEOPLE and (isinstance(value, str) or (sys.stdout.isatty() and hasattr(value, "ndim")))
-    if is_shown:
-        click.echo(str(value))
-    else:
-        click.echo(to_json(value).decode())
+    text = str(value) if is_shown else to_json(value).decode()
+    if not is_shown and output in FOR_PEOPLE and '"dtype"' in text:
+        text = _readable(value) or text
+    click.echo(text)
+
+
+def _readable(value: Any) -> str | None:
+    """JSON with NaN and Infinity as they are called, and dates as text, which JSON itself has no place for."""
+    import json
+
+    def plain(each: Any) -> Any:
+        if not (hasattr(each, "ndim") and each.dtype.kind in "biufmM" and each.size <= READABLE_MAX):
+            raise TypeError
+        return (each.astype(str) if each.dtype.kind in "mM" else each).tolist()
+
+    try:
+        return json.dumps(value, default=plain, separators=(",", ":"), ensure_ascii=False)
+    except (TypeError, ValueError):
+        return None
 
 
 def _write_file(value: Any, path: Path) -> None:

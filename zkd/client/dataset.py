@@ -166,6 +166,7 @@ class Dataset:
         import aiohttp
 
         from zkd.arrays import from_json
+        from zkd.net.bodies import words_for
         from zkd.tables.columns import typed
 
         url = f"{scene.address(node)}/v1/datasets/{self.name}/{self.version}/rows"
@@ -189,7 +190,7 @@ class Dataset:
             value = from_json(bytes(body))
             return typed(value.get("columns") if isinstance(value, dict) else value, columns)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise DataUnavailable(str(error) or type(error).__name__) from None
+            raise DataUnavailable(words_for(error)) from None
         except (BadRecord, BadRows, MemoryError) as error:
             raise DataDamaged(f"the answer is not rows of {self.name}: {error}") from None
 

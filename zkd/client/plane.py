@@ -85,6 +85,8 @@ class Plane:
     async def _checkpoint_from(self, node: NodeId, url: str, ref: FileRef) -> bytes:
         import aiohttp
 
+        from zkd.net.bodies import words_for
+
         data, digest = bytearray(), blake3()
         try:
             async with self.http.get(url, headers=await self.headers(), allow_redirects=False) as answer:
@@ -97,7 +99,7 @@ class Plane:
                     if len(data) > ref.size:
                         raise DataUnavailable(f"{node} sends more than the {ref.size} bytes that it has")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise DataUnavailable(f"{node}: {str(error) or type(error).__name__}") from None
+            raise DataUnavailable(f"{node}: {words_for(error)}") from None
         if digest.hexdigest() != ref.id:
             raise DataUnavailable(f"{node} sends other bytes than its digest says")
         return bytes(data)

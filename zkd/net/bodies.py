@@ -34,6 +34,19 @@ class Refused(Stopped):
     """Another answer than the bytes that were asked for. Asking this node again will not help."""
 
 
+def words_for(error: BaseException) -> str:
+    """What went wrong between us and a node, in words for people."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return f"no encrypted connection: {error.os_error if hasattr(error, 'os_error') else error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {error.os_error.strerror or error.os_error}"
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | ConnectionResetError):
+        return "it closed the connection in the middle"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    return str(error) or type(error).__name__
+
+
 def turns(count: int) -> Callable[[], AbstractAsyncContextManager[None]]:
     """Places for so many transfers at once. Who gets none in time is answered 503."""
     places = asyncio.Semaphore(count)
@@ -96,7 +109,7 @@ async def answered(
         async with answer:
             yield answer
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise Stopped(str(error) or f"no answer within {within_s:g} s") from None
+        raise Stopped(words_for(error) if str(error) else f"no answer within {within_s:g} s") from None
 
 
 @asynccontextmanager

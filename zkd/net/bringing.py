@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from zkd.errors import DataDamaged, DataUnavailable
 from zkd.manifests import SegmentRef
-from zkd.net.bodies import Stopped, bearer, pieces, words_of
+from zkd.net.bodies import Stopped, bearer, pieces, words_for, words_of
 from zkd.paths import NodeId
 from zkd.store import SegmentStore
 from zkd.store.segment_files import is_id
@@ -96,7 +96,7 @@ async def bring(
         async with http.post(url, data=body, headers=bearer(token), allow_redirects=False, timeout=timeout) as answer:
             words = await words_of(answer)
     except (aiohttp.ClientError, TimeoutError, OSError, Stopped) as error:
-        raise DataUnavailable(f"{address}: {str(error) or type(error).__name__}") from None
+        raise DataUnavailable(f"{address}: {words_for(error)}") from None
     if answer.status in (404, 502):
         raise SourceLost(f"{address}: {words}")
     if answer.status not in (200, 201):

@@ -12,7 +12,7 @@ import aiohttp
 from blake3 import blake3
 
 from zkd.errors import DataDamaged, DataUnavailable
-from zkd.net.bodies import MIB, Stopped, bearer, opened, pieces, words_of
+from zkd.net.bodies import MIB, Stopped, bearer, opened, pieces, words_for, words_of
 from zkd.store.digest_files import DigestFiles
 
 SENDS_S = 30.0  # for one file to one node; larger ones get a second a MiB on top
@@ -34,7 +34,7 @@ async def send(http: aiohttp.ClientSession, url: str, token: str, data: bytes) -
             if answer.status not in (200, 201):
                 raise DataUnavailable(f"HTTP {answer.status}: {await words_of(answer)}")
     except (aiohttp.ClientError, TimeoutError, OSError, Stopped) as error:
-        raise DataUnavailable(str(error) or type(error).__name__) from None
+        raise DataUnavailable(words_for(error)) from None
 
 
 async def fetch(http: aiohttp.ClientSession, urls: Sequence[str], token: str, file_id: str, size: int) -> bytes:
@@ -80,7 +80,7 @@ async def has(http: aiohttp.ClientSession, url: str, token: str, size: int) -> b
         ):
             return answer.status == 200 and answer.headers.get("Content-Length") == str(size)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise DataUnavailable(str(error) or type(error).__name__) from None
+        raise DataUnavailable(words_for(error)) from None
 
 
 def _tries(urls: Sequence[str]) -> list[tuple[str, float]]:

@@ -17,7 +17,7 @@ import msgspec
 
 from zkd.errors import DataDamaged, DataUnavailable
 from zkd.manifests import Segment, SegmentRef
-from zkd.net.bodies import Refused, Stopped, answered, bearer, opened, pieces, words_of
+from zkd.net.bodies import Refused, Stopped, answered, bearer, opened, pieces, words_for, words_of
 from zkd.store import SegmentStore
 from zkd.store.packing import Packed
 from zkd.store.segment_checks import SegmentReader, read_json
@@ -79,7 +79,7 @@ async def push(
         try:
             status, words = await _put(http, url, token, sending)
         except (aiohttp.ClientError, TimeoutError, OSError, Stopped) as error:
-            status, words = 0, str(error) or type(error).__name__
+            status, words = 0, words_for(error)
         if sending.fault is not None:
             raise sending.fault
         if status in (200, 201):
@@ -272,4 +272,4 @@ async def verify(http: aiohttp.ClientSession, address: str, token: str, segment_
                 raise DataUnavailable(f"{address}: HTTP {answer.status}: {words}")
             return msgspec.json.decode(words.encode(), type=_Good).good
     except (aiohttp.ClientError, TimeoutError, OSError, Stopped, msgspec.DecodeError) as error:
-        raise DataUnavailable(f"{address}: {str(error) or type(error).__name__}") from None
+        raise DataUnavailable(f"{address}: {words_for(error)}") from None
