@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Final
 
 from zkd.net.metrics import Histogram
 
 NAMED_MAX: Final = 200  # models in all their versions; those beyond are called "other"
+MODELS_MAX: Final = 1000  # whose latencies are remembered
+LAST: Final = 64  # requests that a median is of,
+STALE: Final = 16  # and how many come before it is found anew
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 REQUESTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Latencies:
+    """How long the last requests for each model took."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, deque[float]] = {}
+        self._medians: dict[str, tuple[int, float]] = {}  # and how many requests ago that was found
+
+    def add(self, model: str, seconds: float) -> None:
+        if model not in self._last and len(self._last) >= MODELS_MAX:
+            self._last.clear()
+            self._medians.clear()
+        self._last.setdefault(model, deque(maxlen=LAST)).append(seconds)
+
+    def median_ms(self, model: str) -> float:
+        """0 before anything was measured."""
+        last = self._last.get(model)
+        if not last:
+            return 0.0
+        age, median = self._medians.get(model, (STALE, 0.0))
+        if age >= min(STALE, len(last)):
+            age, median = 0, round(sorted(last)[len(last) // 2] * 1e3, 3)
+        self._medians[model] = age + 1, median
+        return median
 
 
 class Metrics:

@@ -10,8 +10,7 @@ asked once more, of the next one; a request whose process ended twice has failed
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
@@ -23,9 +22,10 @@ from zkd import codec
 from zkd.core.batching import Batch, Batching, Waiting
 from zkd.core.loaded import Loaded
 from zkd.core.registry import ModelRef, Registered
-from zkd.errors import DataUnavailable, ModelNotFound, NotPredicted, ZooKeeperError
+from zkd.errors import DataUnavailable, NotPredicted
 from zkd.registry import ModelVersion
-from zkd.serving.metrics import Metrics
+from zkd.serving.lookups import Lookups, Models
+from zkd.serving.metrics import Latencies, Metrics
 from zkd.serving.replica import Outcome, Replica
 from zkd.serving.requests import Request
 
@@ -40,11 +40,8 @@ IDLE_S: Final = 60.0  # without a request
 LOOK_S: Final = 0.1  # at processes that owe something
 DEATHS_MAX: Final = 2  # of processes, from one request
 RETRY_S: Final = 0.1  # at least, after a refusal
-LOOK_UP_S: Final = 1.0  # for a model that is not known here yet
-LOOK_AGAIN_S: Final = 0.05
-LOOKS_AT_ONCE: Final = 4
+DESCRIBE_S: Final = 1.0  # for a model that is not known here yet
 KEYS_MAX: Final = 1000
-LATENCIES: Final = 64  # that the median is of
 
 
 class Files(Protocol):
@@ -54,15 +51,6 @@ class Files(Protocol):
 
     async def bring(self, file_id: str, size: int) -> None:
         """Returns when it is here. Raises `DataUnavailable` when nobody has it."""
-
-
-class Models(Protocol):
-    """See `zkd.node.registry_view`."""
-
-    @property
-    def models(self) -> Mapping[str, Registered]: ...
-
-    async def look(self, name: str) -> None: ...
 
 
 class Route(NamedTuple):
@@ -101,7 +89,6 @@ class ModelServer:
     ) -> None:
         first = settings()
         self._node = node
-        self._models = models
         self._files = files
         self._settings = settings
         self._log = log
@@ -121,11 +108,10 @@ class ModelServer:
         self._pending: dict[Waiting, _Pending] = {}
         self._held: Batch | None = None  # taken, and there was no room for its model
         self._group: asyncio.TaskGroup | None = None
-        self._looks = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._lookups = Lookups(models)
         self._used_at = 0.0
         self._closed_for = ""
-        self._latencies: dict[str, deque[float]] = {}
-        self._looking: dict[str, asyncio.Task[tuple[float, str | None]]] = {}
+        self._latencies = Latencies()
         self._keys: dict[int, tuple[ModelVersion, str]] = {}
         self.metrics = Metrics()
 
@@ -134,7 +120,7 @@ class ModelServer:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
+                self._group = self._lookups.group = group
                 while True:
                     await asyncio.sleep(LOOK_S if self._pending else 10 * LOOK_S)
                     for replica in self._replicas:
@@ -142,7 +128,7 @@ class ModelServer:
                     if not self._pending and loop.time() - self._used_at >= IDLE_S:
                         self._retire()
         finally:
-            self._group = None
+            self._group = self._lookups.group = None
             self.close("the node stops")
             await asyncio.gather(*(replica.gone() for replica in self._replicas))  # in a second, or they are killed
 
@@ -183,8 +169,9 @@ class ModelServer:
             took_s = loop.time() - arrived
             self.metrics.ended(ref.name, route.number, kind, took_s, outcome.rows)
             if kind == "ok":
-                self._took(ref.name, took_s)
-        return outcome, body, self.load(ref.name)
+                self._latencies.add(ref.name, took_s)
+        load = self.load_of(ref.name)
+        return outcome, body, f"queued={load['queued']:g}; p50_ms={load['p50_ms']:g}"
 
     async def _asked(
         self, ref: ModelRef, route: Route, request: Request, arrived: float, deadline: float
@@ -199,8 +186,9 @@ class ModelServer:
                 "failed",
                 f"{ref}: a model of {version.file.size} bytes, where serving.memory is {self._loaded.bytes_max}",
             )
-        await self._here(version, deadline)
         key = self._key(version)
+        if key not in self._loaded:  # else it is looked at when a process is given its requests
+            await self._here(version, deadline)
         lane, size = (key, "attributions" in (request.want or ())), len(request.rows) + request.files_bytes
         waiting = Waiting(lane, size, arrived, deadline)
         refused = self._batching.admit(waiting, loop.time())
@@ -215,61 +203,23 @@ class ModelServer:
             "node": self._node,
         }
         pending = self._pending[waiting] = _Pending(request, version, about, key, loop.create_future())
+        late = NotPredicted("deadline", f"no answer within {deadline - arrived:.3f} s")
+        timer = loop.call_at(deadline, self._fail, (waiting,), late)
         try:
             self._pump()
-            async with asyncio.timeout_at(deadline):
-                return await pending.future
-        except TimeoutError:
-            raise NotPredicted("deadline", f"no answer within {deadline - arrived:.3f} s") from None
+            return await pending.future  # bounded by the timer
         finally:
+            timer.cancel()
             del self._pending[waiting]
             self._batching.forget(waiting)
 
     async def found(self, name: str, choose: Callable[[Registered], T], deadline: float) -> T:
-        """What this makes of what is registered under a name; looked up in the tree where it raises `ModelNotFound`,
-        for it may not be known here yet. Raises `NotPredicted`."""
+        """See `zkd.serving.lookups`; who finds nothing is counted here."""
         try:
-            return choose(self._known(name))
-        except ModelNotFound:
-            await self._look_up(name, deadline)
-        try:
-            return choose(self._known(name))
-        except ModelNotFound as error:
-            self.metrics.unrouted("not_found")
-            raise NotPredicted("not_found", str(error)) from None
-
-    def _known(self, name: str) -> Registered:
-        found = self._models.models.get(name)
-        if found is None:
-            raise ModelNotFound(f"there is no model {name}")
-        return found
-
-    async def _look_up(self, name: str, deadline: float) -> None:
-        """Who has just registered something and asks another node for it is answered; who asks again and again for
-        what is not there costs the tree no more than this."""
-        now = asyncio.get_running_loop().time()
-        looking = self._looking.get(name)
-        if looking is None or (looking.done() and looking.result()[0] + LOOK_AGAIN_S <= now):
-            if self._group is None:
-                return
-            for over in [each for each, look in self._looking.items() if look.done()][KEYS_MAX:]:
-                del self._looking[over]
-            looking = self._looking[name] = self._group.create_task(self._look(name))
-        await asyncio.wait({looking}, timeout=deadline - now)
-        if not looking.done():
-            raise NotPredicted("unavailable", f"{name} is not known here, and looking it up takes too long", 1.0)
-        if (fault := looking.result()[1]) is not None:
-            raise NotPredicted("unavailable", f"{name} is not known here, and cannot be looked up: {fault}", 1.0)
-
-    async def _look(self, name: str) -> tuple[float, str | None]:
-        """When that was, and what was wrong."""
-        fault = None
-        try:
-            async with asyncio.timeout(LOOK_UP_S), self._looks:
-                await self._models.look(name)
-        except (TimeoutError, ZooKeeperError) as error:
-            fault = str(error) or f"no answer within {LOOK_UP_S:g} s"
-        return asyncio.get_running_loop().time(), fault
+            return await self._lookups.found(name, choose, deadline)
+        except NotPredicted as error:
+            self.metrics.unrouted(error.kind)
+            raise
 
     async def _here(self, version: ModelVersion, deadline: float) -> None:
         if self._files.path(version.file.id) is not None:
@@ -284,7 +234,7 @@ class ModelServer:
 
     async def describe(self, ref: ModelRef) -> dict[str, Any]:
         """What is served under this name. Raises `NotPredicted`."""
-        until = asyncio.get_running_loop().time() + LOOK_UP_S
+        until = asyncio.get_running_loop().time() + DESCRIBE_S
         model, number = await self.found(ref.name, lambda model: (model, model.number(ref)), until)
         version = model.versions[number]
         alias = None if ref.alias is None else model.aliases[ref.alias]
@@ -303,20 +253,9 @@ class ModelServer:
             "load": self.load_of(ref.name),
         }
 
-    def _took(self, name: str, seconds: float) -> None:
-        if len(self._latencies) >= KEYS_MAX and name not in self._latencies:
-            self._latencies.clear()
-        self._latencies.setdefault(name, deque(maxlen=LATENCIES)).append(seconds)
-
-    def load(self, name: str) -> str:
-        """What a client compares two nodes by."""
-        said = self.load_of(name)
-        return f"queued={said['queued']:g}; p50_ms={said['p50_ms']:g}"
-
     def load_of(self, name: str) -> dict[str, float]:
-        latencies = sorted(self._latencies.get(name, ()))
-        p50_s = latencies[len(latencies) // 2] if latencies else 0.0
-        return {"queued": len(self._pending), "p50_ms": round(p50_s * 1e3, 3)}
+        """What a client compares two nodes by."""
+        return {"queued": len(self._pending), "p50_ms": self._latencies.median_ms(name)}
 
     # --- Batches ----------------------------------------------------------------------------------------
 
