@@ -1,4 +1,4 @@
-"""docs/configuration.md lists every setting as the program knows it, and its program runs."""
+"""The program in docs/configuration.md runs. Its table of settings is looked at in test_settings.py."""
 
 from __future__ import annotations
 
@@ -8,21 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zkd.core.setting_table import table
-
 if TYPE_CHECKING:
     from zkd.zk.server import EmbeddedServer
 
 TEXT = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
-
-
-def test_the_table_is_what_the_program_knows() -> None:
-    rows = TEXT.split("<!-- settings -->")[1].split("\n\n")[1].splitlines()[2:]
-    documented = [[cell.strip().strip("`") for cell in row.split("|")[1:-2]] for row in rows]
-    assert documented == [
-        [row.key, row.kind, row.default, "yes" if row.is_central else "", "live" if row.is_live else "restart"]
-        for row in table()
-    ]
 
 
 async def test_the_program_follows_its_configuration(embedded: EmbeddedServer) -> None:

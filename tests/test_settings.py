@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from zkd import credentials, settings
+from zkd.core.setting_table import table
 from zkd.daemon import memory_of
 from zkd.errors import BadSettings
 from zkd.settings import KEYS, Access, Node, Settings, Tls, ZooKeeper, changed, flat, load, load_with_origins
@@ -327,3 +328,13 @@ def test_a_node_offers_the_memory_of_all_its_workers_unless_it_says_otherwise() 
     assert offered(node__slots=4, workers__memory="1GiB") == 4 * 2**30
     assert offered(node__slots=4, workers__memory="1GiB", node__memory="3GiB") == 3 * 2**30
     assert offered(node__memory="3GiB") == 3 * 2**30
+
+
+def test_the_documentation_has_every_setting_as_the_program_knows_it() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
+    rows = text.split("<!-- settings -->")[1].split("\n\n")[1].splitlines()[2:]
+    documented = [[cell.strip().strip("`") for cell in row.split("|")[1:-2]] for row in rows]
+    for row, known in zip(documented, table(), strict=False):
+        expected = [known.key, known.kind, known.default, "yes" * known.is_central, ["restart", "live"][known.is_live]]
+        assert row == expected, f"docs/configuration.md: expected a row | {' | '.join(expected)} | meaning |"
+    assert [row[0] for row in documented] == [known.key for known in table()]

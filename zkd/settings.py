@@ -118,7 +118,7 @@ def default_data_dir(env: Mapping[str, str] = os.environ) -> Path:
 # --- The settings ----------------------------------------------------------------------------------------
 
 # What the tree may say for many nodes at once (`zkd.core.config`). A node's identity, its addresses and files, the
-# ensemble and credentials, and whatever names code or places to open, is for its own machine to say: never these.
+# ensemble and credentials, whatever names code or places to open, and whom it lets in, is for its own machine to say.
 CENTRAL = Meta(extra={"central": True})
 # A change of these is applied at once; a change of any other waits for a restart, and says so.
 LIVE_HERE = Meta(extra={"live": True})
@@ -187,7 +187,7 @@ class Node(Struct, frozen=True, kw_only=True):
     http: Annotated[str, _check(_address)] = "127.0.0.1:0"  # other nodes fetch data here: give an address they reach
     tls: Tls | None = None  # of all that goes by HTTP; on all nodes and clients, or on none
     # Who sees the page at `/`: whoever reaches `http`, as with /metrics; who knows the cluster's token; nobody.
-    dashboard: Annotated[Literal["open", "token", "off"], LIVE] = "open"
+    dashboard: Annotated[Literal["open", "token", "off"], LIVE_HERE] = "open"
     drain_timeout_s: Annotated[Seconds, LIVE] = 60.0  # what still runs then is handed back
 
 

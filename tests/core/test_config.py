@@ -78,7 +78,8 @@ def test_of_settings_that_a_program_made_those_hold_that_are_not_the_default() -
 @pytest.mark.parametrize(
     "key",
     [key for key in KEYS if key.startswith(("zookeeper.", "node.tls"))]
-    + ["node.name", "node.data_dir", "node.http", "node.labels", "node.zone", "workers.modules", "data.stores"],
+    + ["node.name", "node.data_dir", "node.http", "node.labels", "node.zone", "workers.modules", "data.stores"]
+    + ["workers.sandbox", "workers.writable", "node.dashboard"],
 )
 def test_identity_places_and_credentials_are_never_said_from_afar(key: str) -> None:
     assert "each machine's own" in faults_of({key: "x"})[0]
@@ -202,4 +203,3 @@ def test_labels_of_any_text_have_a_layer() -> None:
 def test_every_setting_has_a_word_for_what_it_may_be() -> None:
     assert {row.key for row in table()} == set(KEYS)
     assert all(row.kind for row in table())
-    assert not [row.key for row in table() if row.is_live and not row.is_central and row.key != "data.stores"]
