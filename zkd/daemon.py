@@ -386,6 +386,7 @@ class Daemon:
     def _retuned(self) -> None:
         self.settings = self.tuning.settings
         self.heartbeat.hurry()
+        self.election.look()
         self.on_settings()
 
     def on_settings(self) -> None:

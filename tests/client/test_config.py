@@ -132,10 +132,10 @@ async def test_a_program_that_watches_sees_valid_values_only(client: Client) -> 
 async def test_watching_goes_on_after_lost_connections_sessions_and_watches(
     client: Client, embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zkd.client.config.LOOK_AGAIN_S", 0.5)
     path = client.paths.app_config("app")
 
     async def forget_watches() -> None:
+        monkeypatch.setattr("zkd.client.config.LOOK_AGAIN_S", 0.5)
         request = generic.protocol.RemoveWatchesRequest(path=path, type=generic.ANY_WATCH)
         await client.session._ask(request, path, None, None)
 
@@ -146,14 +146,14 @@ async def test_watching_goes_on_after_lost_connections_sessions_and_watches(
             lambda: embedded.expire(client.session.session_id),
             lambda: embedded.cut_before(Op.GET_DATA, path=path),
             lambda: embedded.cut_after(Op.MULTI, path=path),
-            forget_watches,
             lambda: embedded.expire(client.session.session_id),
+            forget_watches,
         ]
         for number, fault in enumerate(faults, 1):
-            waiting = asyncio.ensure_future(following(values))
             done = fault()
             if done is not None:
                 await done
+            waiting = asyncio.ensure_future(following(values))
             await other.config.set("app", number)
             assert await waiting == number
         assert [entry.value for entry in await other.config.history("app")] == [5, 4, 3, 2, 1, 0], "each written once"

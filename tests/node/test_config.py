@@ -80,6 +80,24 @@ async def test_every_node_follows_what_is_said_for_it(site: Site, client: Client
     assert (second.settings.data.grace_s, second.settings.tasks.timeout_s) == (1, 1)
     await settings.unset(["tasks.timeout_s"])
     await became(lambda: second.settings.tasks.timeout_s == 3600, "the default again")
+    await settings.set({"tasks.queue_max": 77})
+
+    async def announced() -> bool:
+        leader = await client.leader()
+        return leader is not None and leader.queue_max == 77
+
+    await until(announced, 30.0, "submitters hear of it from the leader")
+
+
+async def test_a_node_never_mixes_two_revisions(site: Site, client: Client) -> None:
+    node = await site.node("a", slots=1)
+    seen: list[tuple[float, float]] = []
+    node.on_settings = lambda: seen.append((node.settings.tasks.timeout_s, node.settings.data.grace_s))  # type: ignore[method-assign]
+    for number in range(1, 21):
+        await client.settings.replace({"cluster": {"tasks.timeout_s": number}, "nodes/a": {"data.grace_s": number}})
+    await became(lambda: node.settings.tasks.timeout_s == 20, "the last one")
+    assert all(first == second for first, second in seen)
+    assert seen == sorted(seen)
 
 
 async def test_what_the_machine_says_is_not_overridden_and_is_told(site: Site, client: Client) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
 from structlog.typing import FilteringBoundLogger as Log
 
 from zkd import codec
@@ -64,6 +65,7 @@ class Election:
         self._candidate: str | None = None
         self._is_standing = True
         self._wake = asyncio.Event()
+        self._said = Leader(node, "", 0)  # what stands at control/leader while we reign
         self.reign: Reign | None = None
 
     async def run(
@@ -96,6 +98,10 @@ class Election:
                     await self._pause(RETRY_S)
         finally:
             unsubscribe()
+
+    def look(self) -> None:
+        """What a leader says of itself may have changed."""
+        self._wake.set()
 
     async def resign(self) -> None:
         """Step down and stand no more, so that the next leader need not wait for our session to end."""
@@ -174,7 +180,8 @@ class Election:
                 with suppress(NodeExists):
                     await self._session.create(self._paths.epoch, b"")
                 continue
-            record = codec.encode(Leader(self._node, incarnation, stat.version + 1, self._queue_max()))
+            self._said = Leader(self._node, incarnation, stat.version + 1, self._queue_max())
+            record = codec.encode(self._said)
             try:
                 done = await self._session.multi(
                     [
@@ -232,6 +239,12 @@ class Election:
                 stat = await self._session.exists(self._paths.leader, watch=self._saw)
                 if stat is None or stat.ephemeral_owner != reign.session_id:
                     return
+                said = msgspec.structs.replace(self._said, queue_max=self._queue_max())
+                if said != self._said:  # submitters go by it
+                    change = SetData(self._paths.leader, codec.encode(said), stat.version)
+                    await self._session.multi([reign.check, change], within=reign.session_id)
+                    self._said = said
+                    continue
             except ZooKeeperError as error:
                 self._log.info("election.interrupted", error=str(error))
             await self._wake.wait()
