@@ -78,9 +78,12 @@ async def _collect(settings: Settings) -> dict[str, str]:
     files = {"versions.json": to_text(_versions()), "settings.json": to_text(shown(settings))}
     findings = [finding._asdict() for finding in await examine(settings)]
     files["doctor.jsonl"] = "".join(f"{to_text(finding)}\n" for finding in findings)
+    unreached = [each["found"] for each in findings if (each["check"], each["verdict"]) == ("zookeeper", "error")]
+    errors += unreached
     try:
-        async with client_for(settings) as client:
-            files |= await _of_cluster(client, errors)
+        if not unreached:
+            async with client_for(settings) as client:
+                files |= await _of_cluster(client, errors)
     except ZkdError as error:
         errors.append(f"{settings.zookeeper.hosts}: {error}")
     if errors:

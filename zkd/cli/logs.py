@@ -9,7 +9,7 @@ import click
 
 from zkd.cli.connection import with_client
 from zkd.cli.exits import Exit, Stop
-from zkd.cli.output import to_text
+from zkd.cli.output import printable, to_text
 
 if TYPE_CHECKING:
     from zkd.client import Client
@@ -97,7 +97,6 @@ def _say(at_ms: int, of: str, event: str, fields: dict[str, Any], output: str) -
         click.echo(to_text({"at_ms": at_ms, "of": of, "event": event, **fields}))
         return
     stamp = f"{time.strftime('%H:%M:%S', time.localtime(at_ms / 1000))}.{at_ms % 1000:03}"
-    words = " ".join(
-        f"{name}={' '.join(str(value).split())}" for name, value in fields.items() if value not in (None, "", 0)
-    )
+    told = {name: value for name, value in fields.items() if value not in (None, "", 0)}
+    words = " ".join(f"{name}={printable(str(value))}" for name, value in told.items())
     click.echo(f"{stamp}  {of:12} {event:22} {words}".rstrip())
