@@ -27,16 +27,19 @@ async def line_is(one: Program, kind: str, name: str, length: int) -> bool:
 
 
 async def test_aiozk_a_waiter_that_reconnected_never_got_the_lock(embedded: EmbeddedServer) -> None:
-    async with Proxy(embedded.port) as road, program(road.connect_string, ROOT) as one:
-        async with program(embedded.connect_string, ROOT) as two:
-            async with two.recipes.lock("a"):
-                wish = asyncio.create_task(one.recipes.lock("a", timeout_s=LIMIT_S).hold())
-                await until(lambda: line_is(two, "locks", "a", 2))
-                await road.refuse()
-                road.cut_all()
-                await until(lambda: one.session.state is State.SUSPENDED)
-            await road.accept()  # the lock was released meanwhile
-            assert (await wish).is_sure
+    async with (
+        Proxy(embedded.port) as road,
+        program(road.connect_string, ROOT) as one,
+        program(embedded.connect_string, ROOT) as two,
+    ):
+        async with two.recipes.lock("a"):
+            wish = asyncio.create_task(one.recipes.lock("a", timeout_s=LIMIT_S).hold())
+            await until(lambda: line_is(two, "locks", "a", 2))
+            await road.refuse()
+            road.cut_all()
+            await until(lambda: one.session.state is State.SUSPENDED)
+        await road.accept()  # the lock was released meanwhile
+        assert (await wish).is_sure
 
 
 async def test_aiozk_a_create_sent_again_waited_for_itself(embedded: EmbeddedServer) -> None:
@@ -102,16 +105,19 @@ async def test_aiozk_a_barrier_without_its_parent_was_not_made_and_said_nothing(
 
 
 async def test_aiozk_who_reconnected_was_never_let_through_the_barrier(embedded: EmbeddedServer) -> None:
-    async with Proxy(embedded.port) as road, program(road.connect_string, ROOT) as one:
-        async with program(embedded.connect_string, ROOT) as two:
-            await two.recipes.barrier("b").close()
-            waiting = asyncio.create_task(one.recipes.barrier("b").wait(timeout_s=LIMIT_S))
-            await until(lambda: has_watch(one, f"{ROOT}/sync/barriers/b"))
-            await road.refuse()
-            road.cut_all()
-            await two.recipes.barrier("b").open()
-            await road.accept()
-            await waiting
+    async with (
+        Proxy(embedded.port) as road,
+        program(road.connect_string, ROOT) as one,
+        program(embedded.connect_string, ROOT) as two,
+    ):
+        await two.recipes.barrier("b").close()
+        waiting = asyncio.create_task(one.recipes.barrier("b").wait(timeout_s=LIMIT_S))
+        await until(lambda: has_watch(one, f"{ROOT}/sync/barriers/b"))
+        await road.refuse()
+        road.cut_all()
+        await two.recipes.barrier("b").open()
+        await road.accept()
+        await waiting
 
 
 def has_watch(one: Program, path: str) -> bool:
@@ -172,12 +178,15 @@ async def test_curator_a_connection_lost_during_create_left_an_orphan_that_held_
 
 
 async def test_iris_a_member_did_not_come_again_after_expiry(embedded: EmbeddedServer) -> None:
-    async with program(embedded.connect_string, ROOT) as one, program(embedded.connect_string, ROOT) as two:
-        async with one.recipes.party("p"):
-            before = one.session.session_id
-            embedded.expire(before)
+    async with (
+        program(embedded.connect_string, ROOT) as one,
+        program(embedded.connect_string, ROOT) as two,
+        one.recipes.party("p"),
+    ):
+        before = one.session.session_id
+        embedded.expire(before)
 
-            async def is_back() -> bool:
-                return [guest.session_id != before for guest in await two.recipes.party("p").members()] == [True]
+        async def is_back() -> bool:
+            return [guest.session_id != before for guest in await two.recipes.party("p").members()] == [True]
 
-            await until(is_back)
+        await until(is_back)
