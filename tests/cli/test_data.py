@@ -121,6 +121,7 @@ def test_verify_reads_every_copy(zkd: Zkd, people: str) -> None:
         (["get", "nothing-there"], 3, "there is no dataset nothing-there"),
         (["get", "{people}@9"], 3, "there is no version 9"),
         (["get", "{people}", "--columns", "z"], 3, "has no column 'z'"),
+        (["put", "people.xlsx", "--name", "{people}"], 2, "expected a file named *.csv"),
         (["get", "{people}", "-O", "x.xls"], 2, "expected a file named *.npz"),
         (["get", "{people}", "--part", "7"], 3, "has the parts 0 to 0, not 7"),
         (["rm", "{people}@1@2"], 2, "expected NAME or NAME@VERSION"),

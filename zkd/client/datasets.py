@@ -106,6 +106,7 @@ class Datasets:
         Iterators are advanced in a thread. More rows than memory are spilled to $TMPDIR, which needs as much room
         as they take. Raises `BadRows`, `DatasetExists`, `DataUnavailable`; nothing is to be seen then.
         """
+        source = source_of(data, header, dtypes)  # says what is wrong with it before anything else
         expect_name(name)
         _expect_counts(parts, replicas)
         if not replace and name in await self._editions.current():
@@ -125,7 +126,7 @@ class Datasets:
             if draft.current is not None and not replace:
                 raise DatasetExists(f"somebody else made the dataset {name} meanwhile; nothing was changed")
 
-        return await self._make(name, source_of(data, header, dtypes), wanted, scene, None, store, is_free, progress)
+        return await self._make(name, source, wanted, scene, None, store, is_free, progress)
 
     async def append(
         self, name: str, data: Any, *, progress: Callable[[Progress], None] | None = None, header: bool | None = None
