@@ -27,6 +27,7 @@ from zkd.daemon import Daemon
 from zkd.models.model import Model
 from zkd.models.trained import Trained
 from zkd.serving import replica as serving_replica
+from zkd.serving import server as serving_server
 from zkd.training.counting import state_of
 
 ASKERS = 12
@@ -299,3 +300,25 @@ async def test_clients_that_claim_much_lie_or_vanish_harm_nobody(
 
 async def _is(value: bool) -> bool:
     return value
+
+
+async def test_small_requests_pass_large_ones_and_processes_end_when_idle_and_come_back(
+    site: Site, client: zkd.Client, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await served(site, client, serving__processes=2)
+    server = node.serving.server
+    large = [[float(number), 0.0] for number in range(40_000)]
+    assert (await asked(http, node, "m@1", large))[0] == 200
+    heavy = server._benches[True].replicas[0]
+    assert heavy.pid is not None
+    os.kill(heavy.pid, signal.SIGSTOP)  # it takes as long as can be
+    waiting = asyncio.ensure_future(asked(http, node, "m@1", large))
+    for _ in range(5):
+        assert await _answers(http, node)
+    status, said = await waiting
+    assert (status, said["prediction"]) == (200, [row[0] + 1.0 for row in large])
+    monkeypatch.setattr(serving_server, "IDLE_S", 0.05)
+    await until(lambda: _is(all(replica.pid is None for replica in server._replicas)), 30.0, "all have ended")
+    monkeypatch.setattr(serving_server, "IDLE_S", 60.0)
+    assert await _answers(http, node)
+    assert metric(node, "zkd_serving_process_deaths_total") == 1

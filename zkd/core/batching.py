@@ -108,13 +108,13 @@ class Batching:
         beside_s = sum(min(each, own_s + self.target_s) for each in others)
         return (own_s + beside_s) / self.processes
 
-    def admit(self, request: Waiting, now: float) -> Refused | None:
-        """Have it wait, or say why not."""
+    def admit(self, request: Waiting, now: float, *, beside: int = 0) -> Refused | None:
+        """Have it wait, or say why not; so many bytes wait elsewhere."""
         lane = self._lanes.get(request.lane)
         wait_s = self.wait_s(request.lane)
         if lane is not None and len(lane.waiting) >= self.requests_max:
             return Refused("full", wait_s)
-        if self.size + request.size > self.bytes_max and self.requests:
+        if self.size + beside + request.size > self.bytes_max and (self.requests or beside):
             return Refused("busy", wait_s)
         own_s = 0.0 if lane is None else (request.size + REQUEST_BYTES) * lane.s_per_byte
         if now + wait_s + own_s > request.deadline:

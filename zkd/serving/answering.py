@@ -176,9 +176,9 @@ def _of_json(model: Served, body: bytes | memoryview, files: Mapping[str, str]) 
         )
     rows = _decoded(text, list[list[Cell]], "$.rows")
     wide = model.model.features
-    for number, row in enumerate(rows):
-        if len(row) != wide:
-            raise BadRecord(f"$.rows[{number}]", f"expected {wide} numbers ({_features(model)}), got {len(row)}")
+    if set(map(len, rows)) - {wide}:
+        number, row = next((number, row) for number, row in enumerate(rows) if len(row) != wide)
+        raise BadRecord(f"$.rows[{number}]", f"expected {wide} numbers ({_features(model)}), got {len(row)}")
     return np.array(rows, np.float64).reshape(len(rows), wide)
 
 

@@ -41,6 +41,7 @@ LOOK_S: Final = 0.1  # at processes that owe something
 DEATHS_MAX: Final = 2  # of processes, from one request
 RETRY_S: Final = 0.1  # at least, after a refusal
 DESCRIBE_S: Final = 1.0  # for a model that is not known here yet
+HEAVY_BYTES: Final = 1 << 18  # a request with more is answered by another process, so that small ones pass it
 KEYS_MAX: Final = 1000
 
 
@@ -59,6 +60,23 @@ class Route(NamedTuple):
     number: int
     version: ModelVersion
     is_canary: bool = False
+
+
+class _Lane(NamedTuple):
+    """What may be answered together."""
+
+    model: str
+    is_explained: bool
+    is_heavy: bool
+
+
+@dataclass(eq=False)
+class _Bench:
+    """Requests that wait, and the processes that answer them; heavy ones have their own of both."""
+
+    queue: Batching
+    replicas: list[Replica]
+    held: Batch | None = None  # taken, and there was no room for its model
 
 
 @dataclass(eq=False)
@@ -87,26 +105,15 @@ class ModelServer:
         not_serving: Callable[[], str | None] = lambda: None,
         is_spare: bool = False,
     ) -> None:
-        first = settings()
         self._node = node
         self._files = files
         self._settings = settings
         self._log = log
         self._not_serving = not_serving
-        self._batching = Batching(
-            target_s=first.target_ms / 1e3,
-            requests_max=first.queue_max,
-            bytes_max=first.queue_bytes_max,
-            concurrency=first.concurrency or 2 * first.processes,
-            processes=first.processes,
-        )
+        self._benches = tuple(self._bench(is_heavy=is_heavy, is_spare=is_spare) for is_heavy in (False, True))
+        self._replicas = [replica for bench in self._benches for replica in bench.replicas]
         self._loaded = Loaded(memory)
-        self._replicas = [
-            Replica(number, first.threads, is_spare, log, self._answered, self._ended)
-            for number in range(first.processes)
-        ]
         self._pending: dict[Waiting, _Pending] = {}
-        self._held: Batch | None = None  # taken, and there was no room for its model
         self._group: asyncio.TaskGroup | None = None
         self._lookups = Lookups(models)
         self._used_at = 0.0
@@ -114,6 +121,22 @@ class ModelServer:
         self._latencies = Latencies()
         self._keys: dict[int, tuple[ModelVersion, str]] = {}
         self.metrics = Metrics()
+
+    def _bench(self, *, is_heavy: bool, is_spare: bool) -> _Bench:
+        first = self._settings()
+        processes = 1 if is_heavy else first.processes
+        queue = Batching(
+            target_s=first.target_ms / 1e3,
+            requests_max=first.queue_max,
+            bytes_max=first.queue_bytes_max,
+            concurrency=first.concurrency or 2 * processes,
+            processes=processes,
+        )
+        numbers = range(first.processes, first.processes + 1) if is_heavy else range(processes)
+        return _Bench(
+            queue,
+            [Replica(number, first.threads, is_spare, self._log, self._answered, self._ended) for number in numbers],
+        )
 
     async def run(self) -> None:
         """Look after the processes. Ends only by cancellation, and then none is left."""
@@ -189,9 +212,11 @@ class ModelServer:
         key = self._key(version)
         if key not in self._loaded:  # else it is looked at when a process is given its requests
             await self._here(version, deadline)
-        lane, size = (key, "attributions" in (request.want or ())), len(request.rows) + request.files_bytes
-        waiting = Waiting(lane, size, arrived, deadline)
-        refused = self._batching.admit(waiting, loop.time())
+        is_explained, size = "attributions" in (request.want or ()), len(request.rows) + request.files_bytes
+        is_heavy = size > HEAVY_BYTES or (is_explained and version.kind == "mlp")
+        waiting = Waiting(_Lane(key, is_explained, is_heavy), size, arrived, deadline)
+        queue, other = self._benches[is_heavy].queue, self._benches[not is_heavy].queue
+        refused = queue.admit(waiting, loop.time(), beside=other.size)
         if refused is not None:
             self.metrics.shed(refused.why)
             raise NotPredicted(refused.why, REFUSALS[refused.why], max(RETRY_S, refused.wait_s))
@@ -211,7 +236,7 @@ class ModelServer:
         finally:
             timer.cancel()
             del self._pending[waiting]
-            self._batching.forget(waiting)
+            queue.forget(waiting)
 
     async def found(self, name: str, choose: Callable[[Registered], T], deadline: float) -> T:
         """See `zkd.serving.lookups`; who finds nothing is counted here."""
@@ -261,20 +286,28 @@ class ModelServer:
 
     def _pump(self) -> None:
         """Give processes what waits. Never waits itself."""
+        benches = sorted(self._benches, key=lambda bench: bench.held is None)  # who waits for memory has it first
+        for bench in benches:
+            self._fill(bench)
+            if bench.held is not None:
+                break
+        for bench in self._benches:
+            if (bench.queue.requests or bench.held is not None) and self._group is not None:
+                idle = next((replica for replica in bench.replicas if not replica.is_served), None)
+                if idle is not None and not any(replica.has_room for replica in bench.replicas):
+                    idle.is_served = True
+                    self._group.create_task(idle.serve(self._ready))
+
+    def _fill(self, bench: _Bench) -> None:
         now = asyncio.get_running_loop().time()
-        for replica in self._replicas:
+        for replica in bench.replicas:
             while replica.has_room:
-                batch, self._held = self._held or self._batching.take(now), None
+                batch, bench.held = bench.held or bench.queue.take(now), None
                 if batch is None:
                     return
                 if not self._give(replica, batch):
-                    self._held = batch
+                    bench.held = batch
                     return
-        if self._batching.requests and self._group is not None:
-            idle = next((replica for replica in self._replicas if not replica.is_served), None)
-            if idle is not None:
-                idle.is_served = True
-                self._group.create_task(idle.serve(self._ready))
 
     def _ready(self) -> bool:
         self._pump()
@@ -284,14 +317,14 @@ class ModelServer:
         """Whether there was room for its model."""
         batch.requests[:] = [each for each in batch.requests if self._is_wanted(each)]
         if not batch.requests:
-            self._batching.drop(batch)
+            self._queue_of(batch).drop(batch)
             return True
         all_pending = [self._pending[each] for each in batch.requests]
         version = all_pending[0].version
         key = all_pending[0].model
         path = self._files.path(version.file.id)
         if path is None:
-            self._batching.drop(batch)
+            self._queue_of(batch).drop(batch)
             self._fail(batch.requests, NotPredicted("fetching", "the model's file went, and is fetched again", 1.0))
             return True
         in_use = set[str]().union(*(each.in_use for each in self._replicas))
@@ -316,6 +349,10 @@ class ModelServer:
         replica.give(batch, key, asks, [each.request.rows for each in all_pending])
         return True
 
+    def _queue_of(self, batch: Batch) -> Batching:
+        assert isinstance(batch.lane, _Lane)
+        return self._benches[batch.lane.is_heavy].queue
+
     def _is_wanted(self, waiting: Waiting) -> bool:
         """Whether anybody waits for it. Who has hung up learns nothing, and costs no more."""
         pending = self._pending.get(waiting)
@@ -339,7 +376,7 @@ class ModelServer:
     def _answered(
         self, batch: Batch, seconds: float, outcomes: Sequence[Outcome], bodies: Sequence[memoryview]
     ) -> None:
-        self._batching.done(batch, seconds)
+        self._queue_of(batch).done(batch, seconds)
         self.metrics.batch(len(batch.requests), sum(each.rows for each in outcomes), seconds)
         for waiting, outcome, body in zip(batch.requests, outcomes, bodies, strict=True):
             pending = self._pending.get(waiting)
@@ -353,7 +390,7 @@ class ModelServer:
             is_first = place == 0
             dead = [each for each in batch.requests if is_first and each.deaths + 1 >= DEATHS_MAX]
             batch.requests[:] = [each for each in batch.requests if each in self._pending and each not in dead]
-            self._batching.give_back(batch, is_to_blame=is_first)
+            self._queue_of(batch).give_back(batch, is_to_blame=is_first)
             self._fail(dead, NotPredicted("failed", f"its process ended {DEATHS_MAX} times: {how}"[:1000]))
         self._pump()
 
