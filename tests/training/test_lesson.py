@@ -154,6 +154,15 @@ async def test_a_frozen_brain_is_replaced(school: School, monkeypatch: pytest.Mo
     assert school.counts["brains_lost"] == 1
 
 
+async def test_a_brain_that_spins_is_replaced(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lesson, "BRAIN", "tests.training.spinner")
+    monkeypatch.setattr(lesson, "BRAIN_STILL_S", 0.5)
+    monkeypatch.setattr(lesson, "BRAIN_CPU_MAX_S", 1.0)  # more than it takes to start
+    _, model = await school.taught()
+    assert model == undisturbed(school)
+    assert school.counts["brains_lost"] >= 1
+
+
 async def test_killed_brains_cost_rounds_and_no_bits(school: School) -> None:
     async def kill(number: int) -> None:
         if number in (1, 4, 9, 10):

@@ -10,6 +10,7 @@ dies again and again, without a round between, fails its job.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections import Counter
@@ -40,7 +41,8 @@ GIVEN_UP_S = 60.0  # but not one that took so long, all its tries together
 BRAIN_DEATHS_MAX = 4  # without a round between them
 BRAIN_STILL_S = 10.0  # without a word and without using its CPU: it is frozen
 BRAIN_BRISK_S = 1.0  # until nobody asks for its CPU: to read that costs a tenth of a round
-BRAIN_MAX_S = 3600.0  # between an answer and a question
+BRAIN_CPU_MAX_S = 120.0  # of its CPU between an answer and a question: it spins. The longest steps take some seconds
+BRAIN_MAX_S = 3600.0  # and of time, for one that does next to nothing
 SLOW_S = 1.0  # what a round waits for is told when it takes longer
 
 
@@ -202,6 +204,7 @@ class Lesson:
     async def _hear(self, brain: Process) -> Frame:
         """The next frame. Raises `JobFailed` for a refusal, `ProcessEnded` of one that is dead, or as good as dead."""
         until, patience_s, spent_s = time.monotonic() + BRAIN_MAX_S, BRAIN_BRISK_S, -1.0
+        most_s = math.inf  # that it may have spent
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
@@ -210,8 +213,11 @@ class Lesson:
                         raise JobFailed(frame.head["error"])
                     return frame
             former_s, spent_s, patience_s = spent_s, cpu_s(brain.pid), BRAIN_STILL_S
+            most_s = min(most_s, spent_s + BRAIN_CPU_MAX_S)
             if spent_s == former_s or time.monotonic() > until:
                 brain.kill(f"it said nothing for {BRAIN_STILL_S:g} s")
+            elif spent_s > most_s:
+                brain.kill(f"it said nothing, and computed for {BRAIN_CPU_MAX_S:g} s")
 
     async def _died(self, error: ProcessEnded) -> None:
         await self.close()
