@@ -70,6 +70,18 @@ def test_no_digit_is_lost_and_no_text_breaks_a_line() -> None:
     assert family("zkd_dashboard_looks_count") == "zkd_dashboard_looks_count"  # no histogram, so not a part of one
 
 
+def test_metrics_of_shadows_are_described_by_those_they_are_like() -> None:
+    text = exposition(
+        [
+            *((f"zkd_shadow_predict_seconds_{part}", labels, 1) for part, labels in (("bucket", {"le": "+Inf"}),)),
+            ("zkd_shadow_predict_seconds_count", {}, 1),
+            ("zkd_shadow_serving_processes", {}, 1),
+        ]
+    )
+    assert "# TYPE zkd_shadow_predict_seconds histogram\n" in text
+    assert "# HELP zkd_shadow_serving_processes Of shadows: processes that answer requests and are alive.\n" in text
+
+
 def test_kernels_beyond_some_share_a_series() -> None:
     tally = Tally()
     for number in range(KERNELS_MAX + 50):

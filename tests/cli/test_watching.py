@@ -66,7 +66,9 @@ def test_a_task_that_nobody_knows_has_no_story(zkd: Zkd) -> None:
 def test_events_are_followed_as_they_happen(zkd: Zkd, dev: Dev) -> None:
     environment = os.environ | {"ZKD_HOSTS": dev.hosts, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "zkd", "events", "-w", "--last", "1", "-o", "jsonl"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as follower:
+    # Whoever runs in the background, as the tests may, ignores SIGINT, and so would its children.
+    listening = ["env", "--default-signal=INT", *command]
+    with subprocess.Popen(listening, env=environment, stdout=subprocess.PIPE, text=True) as follower:
         try:
             assert follower.stdout is not None
             first = json.loads(follower.stdout.readline())  # of before: by now it is there

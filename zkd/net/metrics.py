@@ -109,6 +109,7 @@ METRICS: dict[str, Metric] = {
     "zkd_dashboard_looks_total": Metric("counter", "Looks at the tree that were taken for them."),
 }
 UNDESCRIBED = "Not described."
+SHADOW = "zkd_shadow_"  # the same metrics, of the process in which versions answer that only look on
 
 
 class Histogram:
@@ -140,7 +141,7 @@ def exposition(samples: Iterable[Sample]) -> str:
     lines = []
     for name in sorted(families):
         kind: Kind = "counter" if name.endswith("_total") else "gauge"
-        metric = METRICS.get(name, Metric(kind, UNDESCRIBED))
+        metric = described(name) or Metric(kind, UNDESCRIBED)
         lines.append(f"# HELP {name} {metric.help}")
         lines.append(f"# TYPE {name} {metric.kind}")
         for each, labels, value in families[name]:
@@ -149,11 +150,19 @@ def exposition(samples: Iterable[Sample]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def described(name: str) -> Metric | None:
+    """What a metric says; of the models that only look on, the same as of those that answer."""
+    metric = METRICS.get(name)
+    if metric is None and name.startswith(SHADOW) and (of := METRICS.get(name.replace(SHADOW, "zkd_", 1))):
+        return Metric(of.kind, f"Of shadows: {of.help[0].lower()}{of.help[1:]}")
+    return metric
+
+
 def family(name: str) -> str:
     """What a sample belongs to: the buckets, the sum and the count of a histogram are one metric."""
     for suffix in ("_bucket", "_sum", "_count"):
         stem = name.removesuffix(suffix)
-        if stem != name and stem in METRICS and METRICS[stem].kind == "histogram":
+        if stem != name and (metric := described(stem)) is not None and metric.kind == "histogram":
             return stem
     return name
 
