@@ -12,6 +12,7 @@ import ctypes
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from blake3 import blake3
@@ -63,6 +64,7 @@ class Intake:
         self._filled = 0  # and how much of it is there
         self._digest = blake3()  # of the file that it belongs to
         self._fd = -1
+        self._is_found = False  # some of it was here before
         self._find()
 
     def feed(self, data: memoryview) -> None:
@@ -101,9 +103,13 @@ class Intake:
         self.pause()
         if self.segment is None or self.received != self.total:
             raise DataDamaged(f"{short(self._id)}: {self.received} bytes of {self.total or 'it'} came")
-        for number in range(len(self.segment.files)):
-            _sync(self.directory / file_name(number))
-        _sync(self.directory / SEGMENT_JSON)
+        paths = [self.directory / file_name(number) for number in range(len(self.segment.files))]
+        if self._is_found:  # nobody has begun yet
+            for path in paths:
+                with _opened(path) as fd:
+                    _begin_to_sync(fd)
+        for path in (*paths, self.directory / SEGMENT_JSON):
+            _sync(path)
         sync_directory(self.directory)
         return self.segment
 
@@ -185,6 +191,7 @@ class Intake:
         except DataDamaged:
             return
         self._begin(segment, text, len(packed_head(text)))
+        self._is_found = True
         while self._place is not None and self._is_here(self._place):
             self.received = self._place.start + self._place.size
             self._place = next(self._places, None)
@@ -220,10 +227,16 @@ def _begin_to_sync(fd: int) -> None:
 
 
 def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with _opened(path) as fd:
         os.fsync(fd)
         if os.fstat(fd).st_size > CACHED_BYTES_MAX:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
     finally:
         os.close(fd)
