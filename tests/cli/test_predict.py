@@ -55,20 +55,23 @@ def test_rows_from_here_are_answered_by_the_nodes(zkd: Zkd, tmp_path: Path, monk
         json.dumps({"x": some["x"][row].tolist(), "age": int(some["age"][row]), "rows": float(some["rows"][row])})
         for row in range(3)
     ]
+    patient = ("--deadline", "60")  # each node opens the model first
     try:
         assert zkd("model", "push", "kinds", str(file)).code == 0
         assert zkd("model", "alias", "kinds@live").code == 0
-        ran = zkd("predict", "kinds@live", "--rows", str(table), "--deadline", "60", "-o", "jsonl")
+        ran = zkd("predict", "kinds@live", "--rows", str(table), "-o", "jsonl", *patient)
         assert ran.code == 0, ran.err
         lines = [json.loads(line) for line in ran.out.splitlines()]
         assert [line["prediction"] for line in lines] == labels
         assert {line["version"] for line in lines} == {1}
-        ran = zkd("predict", "kinds", "--row", objects[0], "--row", objects[1], "--want", "prediction", "--json")
+        ran = zkd(
+            "predict", "kinds", "--row", objects[0], "--row", objects[1], "--want", "prediction", "--json", *patient
+        )
         assert ran.json == [{"prediction": label, "version": 1} for label in labels[:2]]
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(objects).encode())))
-        ran = zkd("predict", "kinds@1", "--rows", "-", "--want", "attributions", "--json")
+        ran = zkd("predict", "kinds@1", "--rows", "-", "--want", "attributions", "--json", *patient)
         assert [len(line["attributions"]) for line in ran.json] == [6, 6, 6]
-        ran = zkd("predict", "kinds@1", "--row", '{"x": 1}')
+        ran = zkd("predict", "kinds@1", "--row", '{"x": 1}', *patient)
         assert (ran.code, "expected the features" in ran.err) == (2, True)
         ran = zkd("predict", "kinds@1", "--row", "[1]")
         assert (ran.code, "expected a JSON object" in ran.err) == (2, True)

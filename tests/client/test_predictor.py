@@ -197,7 +197,7 @@ async def test_in_danger_another_node_is_asked_though_nothing_is_known_yet(clien
 
     for name in ("a", "b"):
         await temple.add(name, the_second)  # type: ignore[arg-type]
-    async with client.predictor("sums", deadline_s=2.0, hedge=False) as predictor:
+    async with client.predictor("sums", deadline_s=6.0, hedge=False) as predictor:
         told = await predictor.ask(X)
         np.testing.assert_array_equal(told.prediction, SUMS)
         assert len(told.asked) == 2

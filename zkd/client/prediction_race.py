@@ -105,7 +105,8 @@ class Race:
                 is_late = beside_at <= now
                 if is_late:
                     beside_at = math.inf
-                if not self._running or is_danger or (is_late and self._free() and lane.choice.may_ask_beside()):
+                others = is_late and lane.choice.trusted(self._free(), now)
+                if not self._running or is_danger or (others and lane.choice.may_ask_beside()):
                     self._ask(tasks)
                 continue
             if heard is None:

@@ -66,7 +66,7 @@ class Choice:
         """The one of these to be asked now. Those that are passed over come last."""
         if not nodes:
             return None
-        good = [node for node in nodes if self._seen(node).avoid_until <= now]
+        good = self.trusted(nodes, now)
         if not good:
             return min(nodes, key=lambda node: self._seen(node).avoid_until)
         for node in good:
@@ -77,6 +77,10 @@ class Choice:
             return good[0]
         one, other = self._random.sample(good, 2)
         return other if self._cost(other, now) < EVEN * self._cost(one, now) else one
+
+    def trusted(self, nodes: Sequence[NodeId], now: float) -> list[NodeId]:
+        """Those of these that are not passed over."""
+        return [node for node in nodes if self._seen(node).avoid_until <= now]
 
     def _cost(self, node: NodeId, now: float) -> float:
         seen = self._seen(node)
