@@ -205,3 +205,31 @@ def test_the_journal_is_used_only_where_stderr_ends_in_it() -> None:
 def test_field_names_are_such_as_journald_keeps() -> None:
     assert journal.field_name("task-id é") == "ZKD_TASK_ID_"
     assert len(journal.field_name("x" * 100)) == 64
+
+
+def test_the_last_events_are_kept_whatever_is_written() -> None:
+    stream = io.StringIO()
+    log.configure("warning", "json", stream)
+    before = log.recent("ring")[1]
+    story = log.get(node="ring")
+    story.debug("task.done", id="t-1")
+    story.info("task.ended", id="t-1", api_token="hunter2")
+    story.warning("task.unreadable", id="t-2", error="x" * 5000)
+    log.get(node="other").warning("task.ended", id="t-1")
+    told, last = log.recent("ring", before)
+    assert [(line.level, line.event) for line in told] == [("info", "task.ended"), ("warning", "task.unreadable")]
+    assert told[0].fields == {"node": "ring", "id": "t-1", "api_token": log.REDACTED}
+    assert len(told[1].fields["error"]) == log.TEXT_MAX
+    assert [line.event for line in log.recent("ring", before, task="t-1")[0]] == ["task.ended"]
+    assert log.recent("ring", last) == ([], last)
+    assert [line["event"] for line in lines(stream)] == ["task.unreadable", "task.ended"]
+
+
+def test_no_more_events_are_kept_than_said() -> None:
+    log.configure("error", "json", io.StringIO())
+    story = log.get(node="ring")
+    for number in range(log.RECENT_MAX + 10):
+        story.info("x.happened", number=number)
+    told, last = log.recent("ring")
+    assert (len(told), told[-1].number) == (log.RECENT_MAX, last)
+    assert log.recent("ring", most=3)[0] == told[-3:]

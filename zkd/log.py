@@ -68,7 +68,8 @@ class _Recent:
         level = "error" if method in ("exception", "critical") else "warning" if method == "warn" else method
         if level != "debug":
             self.last += 1
-            self.events.append((self.last, time.time(), level, dict(event)))
+            kept = {key: value for key, value in event.items() if key not in ("exc_info", "stack_info")}  # whole frames
+            self.events.append((self.last, time.time(), level, kept))
         return event
 
 
