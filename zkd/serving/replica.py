@@ -27,6 +27,7 @@ MODULE: Final = "zkd.serving.process"
 AHEAD: Final = 2  # batches: the next one lies ready when one is answered
 STOPPED_S: Final = 0.2  # by a signal, or a debugger
 STILL_S: Final = 2.0  # asleep, with something to do; who starves for a processor is not
+AWAY_S: Final = 1.5  # between two looks: this daemon itself stood still
 WAITING_S: Final = 10.0  # for a disk
 BATCH_S_MAX: Final = 60.0  # longer than any deadline
 ROOM_BYTES: Final = 2 << 30  # beside models: requests, what is computed of them, answers
@@ -72,7 +73,7 @@ class Replica:
         self._is_retiring = False
         self._breaker = Breaker()
         self._ticks = -1
-        self._began = self._still_since = 0.0
+        self._began = self._still_since = self._looked_at = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -190,7 +191,10 @@ class Replica:
 
     def look(self, now: float) -> None:
         """Kill it if it owes something and does nothing for it."""
-        process = self._process
+        process, was_away = self._process, now - self._looked_at > AWAY_S
+        self._looked_at = now
+        if was_away:  # it may have waited for us
+            self._still_since = now
         if process is None or not self._batches:
             return
         found = state_of(process.pid)
