@@ -23,6 +23,7 @@ from zkd.core.config import (
     merge,
     own_of,
     read_kept,
+    said_at,
     undone,
 )
 from zkd.core.setting_table import table
@@ -185,6 +186,29 @@ def test_all_faults_of_a_change_are_told_at_once() -> None:
     assert len(str(caught.value).splitlines()) == 3
     with pytest.raises(BadSettings, match="65536 bytes"):
         expect_valid({"cluster": {"log.level": "x" * 70_000}})
+
+
+def test_what_was_said_is_told_as_far_as_the_history_goes() -> None:
+    states: list[dict[str, dict[str, Any]]] = [{}]
+    for number in range(1, 9):
+        name = ("cluster", "nodes/a", "labels/x=y")[number % 3]
+        states.append(edited(states[-1], name, {"tasks.timeout_s": number} if number < 7 else {}, ["tasks.timeout_s"]))
+    entries = [
+        ConfigRevision(
+            number, [ConfigChange(name, states[number - 1].get(name), states[number].get(name)) for name in
+            {*states[number], *states[number - 1]} if states[number - 1].get(name) != states[number].get(name)]
+        )
+        for number in range(1, 9)
+    ]  # fmt: skip
+    for number, state in enumerate(states):
+        assert said_at(number, 8, states[8], entries) == state
+        assert said_at(number, 8, states[8], entries[number:]) == state, "only what came after it is kept"
+        if number:  # by hand, at once up to revision 20
+            assert said_at(number, 20, {"cluster": {"log.level": "x"}}, entries) == state
+            assert said_at(number, 20, {}, entries[1 : number - 1] + entries[number:]) is None
+    assert said_at(0, 20, {}, entries) is None
+    assert said_at(5, 8, states[8], entries[:5] + entries[6:]) == states[5], "a hole after it"
+    assert said_at(6, 8, states[8], entries[:3] + entries[4:]) == states[6], "a hole before it"
 
 
 @pytest.mark.parametrize("name", ["", "clusters", "labels/gpu", "labels/a=b/c", "nodes/", "nodes/../x", "history/1"])

@@ -135,6 +135,7 @@ async def test_what_is_not_live_waits_for_a_restart_and_says_so(site: Site, clie
     kept.write_bytes(kept.read_bytes()[:-5])  # damaged: it is passed over
     again = await site.node("a", slots=2)
     assert again.settings.workers.recycle_tasks == 9, "what was said while it was away"
+    assert b'"workers.recycle_tasks":9' in kept.read_bytes(), "and it is kept for the next start"
     standing = await said(client, "a", lambda told: told.revision == 4, "it is a new life's")
     assert (standing.need_restart, standing.source) == ([], "tree")
 
@@ -190,6 +191,8 @@ async def newer_release(node: Daemon, client: Client) -> None:
         await client.settings.set({"tasks.timeout_s": 55})
     await client.settings.unset(["tasks.colour"])
     await became(lambda: node.settings.tasks.timeout_s == 44, "the rest of it")
+    await client.settings.rollback(1)
+    assert (await client.settings.read()).layers == {"nodes/a": {"tasks.timeout_s": 33, "tasks.dead_ttl_s": 33}}
 
 
 async def test_configuration_that_is_removed_stays_in_force(site: Site, client: Client) -> None:
@@ -265,7 +268,7 @@ async def test_the_history_is_bounded(site: Site, client: Client, monkeypatch: p
         await client.settings.set({"tasks.timeout_s": number})
     assert [entry.revision for entry in await client.settings.history()] == [11, 10, 9, 8, 7]
     assert (await client.settings.at(6))["cluster"] == {"tasks.timeout_s": 6}
-    with pytest.raises(ConfigNotFound, match="revision 6 changed is not kept"):
+    with pytest.raises(ConfigNotFound, match="too little of what changed since is kept"):
         await client.settings.at(5)
 
 

@@ -207,9 +207,26 @@ class Keeping:
 
     def __init__(self, session: Session, paths: Paths, *_: Any) -> None:
         self.view = View(session, paths, place, Log())
+        self.registry = self.model_keeper = None  # for those who serve models, and nobody does
 
     async def run(self) -> None:
         await self.view.run()
+
+    def samples(self) -> Iterator[Any]:
+        yield from ()
+
+
+class Serving:
+    """`zkd.inference.Inference` of a node that nobody asks for predictions."""
+
+    def __init__(self, *_: Any) -> None:
+        return
+
+    async def run(self) -> None:
+        return
+
+    async def drain(self, grace_s: float) -> None:
+        return
 
     def samples(self) -> Iterator[Any]:
         yield from ()
@@ -253,6 +270,7 @@ _NAMED: list[tuple[types.ModuleType, str, Any]] = [
     (zkd.daemon, "SegmentCache", Segments),
     (zkd.daemon, "DigestFiles", Segments),
     (zkd.daemon, "Keeping", Keeping),
+    (zkd.daemon, "Inference", Serving),
     (zkd.daemon, "memory_bytes", lambda: 50_000_000),
     (zkd.daemon, "import_module", lambda name: None),
     (zkd.log, "get", lambda **bound: Log(**bound)),

@@ -34,7 +34,7 @@ from zkd.core.config import (
     plain,
     read_head,
     read_layer,
-    undone,
+    said_at,
     without_empty,
 )
 from zkd.errors import (
@@ -132,14 +132,11 @@ class CentralSettings:
     async def at(self, revision: int, now: Central | None = None) -> Layers:
         """What was said at a revision. Raises `ConfigNotFound` if that is not kept."""
         now = await self.read() if now is None else now
-        layers = now.layers
-        known = {each.revision: each for each in await self.history()}
-        if revision > now.revision or revision < 0:
+        if not 0 <= revision <= now.revision:
             raise ConfigNotFound(f"there is no revision {revision}; the newest is {now.revision}")
-        for number in range(now.revision, revision, -1):
-            if number not in known:
-                raise ConfigNotFound(f"revision {revision} cannot be told: what revision {number} changed is not kept")
-            layers = undone(layers, known[number])
+        layers = said_at(revision, now.revision, now.layers, await self.history())
+        if layers is None:
+            raise ConfigNotFound(f"revision {revision} cannot be told: too little of what changed since is kept")
         return layers
 
     async def standings(self) -> dict[NodeId, ConfigStanding | None]:
@@ -232,7 +229,7 @@ class CentralSettings:
             number = max([now.revision, *numbers]) + 1
             at = datetime.now(UTC).isoformat(timespec="seconds")
             entry = ConfigRevision(number, changes, at, whoami(), why, ours, self._zkd)
-            forgotten = [each for each in numbers if each <= number - REVISIONS_KEPT][-FORGOTTEN_AT_ONCE:]
+            forgotten = numbers[REVISIONS_KEPT - 1 :][-FORGOTTEN_AT_ONCE:]  # the oldest
             ops: list[Op] = [
                 SetData(paths.config, self._head(number, ours, now, changes), now._versions[""]),
                 *_writes(paths, changes, number, now._versions),

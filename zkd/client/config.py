@@ -262,7 +262,7 @@ class Config:
             number = max([current, *numbers]) + 1
             at = datetime.now(UTC).isoformat(timespec="seconds")
             record = codec.encode(AppConfig(number, msgspec.Raw(text), at, whoami(), why, ours))
-            forgotten = [each for each in numbers if each <= number - REVISIONS_KEPT][-FORGOTTEN_AT_ONCE:]
+            forgotten = numbers[REVISIONS_KEPT - 1 :][-FORGOTTEN_AT_ONCE:]  # the oldest
             ops: list[Op] = [
                 Create(path, record) if now is None else SetData(path, record, now.stat.version),
                 Create(self._paths.app_revision(name, number), record),

@@ -231,6 +231,31 @@ def undone(layers: Mapping[str, Values], revision: ConfigRevision) -> Layers:
     return without_empty(before)
 
 
+def said_at(revision: int, now: int, layers: Layers, history: Iterable[ConfigRevision]) -> Layers | None:
+    """What was said at a revision, or None if the history does not tell.
+
+    Changes since are undone; where some of them are not known, as of what was written by hand, those before are done
+    again from the first one that is kept.
+    """
+    known = {each.revision: each for each in history}
+    since = range(now, revision, -1)
+    if all(number in known for number in since):
+        for number in since:
+            layers = undone(layers, known[number])
+        return layers
+    before = range(min(known, default=0), revision + 1)
+    if not all(number in known for number in before) or revision not in known:
+        return None
+    said: Layers = {}
+    if before[0] > 1:
+        said = dict(layers)
+        for number in sorted(known, reverse=True):
+            said = undone(said, known[number])
+    for number in before:
+        said |= {change.layer: change.after or {} for change in known[number].changes}
+    return without_empty(said)
+
+
 def expect_valid(layers: Mapping[str, Values]) -> None:
     """Raises `BadSettings` with every fault, a line each."""
     faults = []
