@@ -12,7 +12,6 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +26,7 @@ from zkd.training.frames import Buffer
 from zkd.workers.confine import Memory
 
 WORDS_MAX: Final = 2000
+SPARE_NICE: Final = 5
 
 
 class Serving:
@@ -47,9 +47,8 @@ class Serving:
             else:
                 assert frame.kind == "start", frame.kind
                 self._limit.allow(head["room"])
-                if head["is_spare"]:  # computes when nobody else wants to, where the machine allows that
-                    with suppress(OSError):
-                        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+                if head["is_spare"]:  # not idle: on a busy machine it would never have an answer
+                    os.nice(SPARE_NICE)
 
     def _answer(self, batch: int, name: str, asks: list[Ask], bodies: tuple[memoryview, ...]) -> None:
         began = time.monotonic()

@@ -91,7 +91,7 @@ class _Pending:
 
 
 class ModelServer:
-    """`not_serving` says why this node answers nothing, or None. `is_spare`: it computes when nobody else does."""
+    """`not_serving` says why this node answers nothing, or None. `is_spare`: others go before it."""
 
     def __init__(
         self,
