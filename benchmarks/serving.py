@@ -42,7 +42,7 @@ import numpy as np
 from benchmarks.cluster import ROOT, TOP, Node, circumstances, one_server, save
 from benchmarks.predict import _model
 from benchmarks.serving_model import WIDE, answered, weights
-from benchmarks.training import ONE_THREAD, _quiet_stdout
+from benchmarks.turns import ONE_THREAD, _quiet_stdout
 from zkd.errors import ZkdError
 
 WARM_S = 1.0
