@@ -87,7 +87,7 @@ def test_what_the_machine_says_and_what_needs_a_restart_is_told_at_once(zkd: Zkd
         (["set", "tasks.timeout_s=1", "--node", "a", "--label", "b=c"], 2, "not both"),
         (["set", "tasks.timeout_s=1", "--label", "gpu"], 2, "expected name=value"),
         (["set", "tasks.timeout_s=1", "--node", "a/b"], 2, "expected the name of a node"),
-        (["set", "tasks.timeout_s=1", "--expect", "0"], 6, "expected revision 0"),
+        (["set", "tasks.timeout_s=1", "--expect", "999999"], 6, "expected revision 999999"),
         (["rollback", "999999"], 3, "there is no revision 999999"),
         (["explain", "tasks.timeouts"], 3, "did you mean `tasks.timeout_s`?"),
         (["show", "--node", "nobody"], 3, "there is no node nobody"),
