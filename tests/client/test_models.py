@@ -61,7 +61,7 @@ def test_what_is_no_model_is_refused(given: Any, words: str) -> None:
 
 
 def test_names_of_features_are_for_models_that_have_none() -> None:
-    with pytest.raises(BadModel, match="a file has its own"):
+    with pytest.raises(BadModel, match="a file of zkd has its own"):
         file_of(DATA, ["a"], "")
 
 

@@ -177,19 +177,30 @@ async def diff(client: Client, before: str, after: str, output: str) -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--job", help="What this training job ends with, instead of a file.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME=NUMBER", help="May be given several times.")
+@click.option("--features", metavar="NAME,...", help="Of an ONNX file: its columns, one number a row each.")
+@click.option("--classes", metavar="LABEL,...", help="Of an ONNX file that does not say them.")
 @click.option("--note", default="", help="For those who look later.")
 @output_options
 @with_client
 async def push(
-    client: Client, name: str, file: Path | None, job: str | None, metrics: tuple[str, ...], note: str, output: str
+    client: Client,
+    name: str,
+    file: Path | None,
+    job: str | None,
+    metrics: tuple[str, ...],
+    features: str | None,
+    classes: str | None,
+    note: str,
+    output: str,
 ) -> None:
-    """Make the next version of NAME of a FILE that `zkd model pull` wrote, or of a training job's model.
+    """Make the next version of NAME of a FILE that `zkd model pull` wrote, of an ONNX file, or of a job's model.
 
     Fitted models of scikit-learn are pushed by the program that has them: `client.models.push(name, estimator)`.
 
     \b
       zkd model push income --job income-7
       zkd model push income income.zkd --metric accuracy=0.86
+      zkd model push iris iris.onnx --features sepal,petal --classes setosa,virginica
     """
     if (file is None) == (job is None):
         raise click.UsageError("expected a FILE or --job, one of them")
@@ -197,7 +208,14 @@ async def push(
     if job is not None:
         entry = await client.models.register(job, name, metrics=numbers, note=note)
     else:
-        entry = await client.models.push(name, file, metrics=numbers, note=note)
+        entry = await client.models.push(
+            name,
+            file,
+            metrics=numbers,
+            features=None if features is None else features.split(","),
+            classes=None if classes is None else classes.split(","),
+            note=note,
+        )
     if output == "table":
         click.echo(f"{entry}: {entry.version.kind}, {bytes_text(entry.version.file.size)}")
     else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zkd.client.trials import Trial
     from zkd.models.cards import Difference
     from zkd.models.from_sklearn import Features
+    from zkd.models.survey import Label
     from zkd.models.trained import Trained
     from zkd.paths import NodeId
 
@@ -128,17 +129,19 @@ class Models:
         metrics: Mapping[str, float] | None = None,
         note: str = "",
         features: Features | None = None,
+        classes: Sequence[Label] | None = None,
         target: str = "",
         lineage: Lineage | None = None,
     ) -> ModelEntry:
         """Make the next version of a model of this: what a training job ended with, as a value, as bytes or as a file,
-        or a fitted model of scikit-learn (`zkd.models.from_sklearn` says which; `features` and `target` are for those).
+        a fitted model of scikit-learn (`zkd.models.from_sklearn` says which), or a file ``*.onnx``
+        (`zkd.models.from_onnx`). `features` and `target` are for the last two, `classes` for the last.
 
         `metrics` are finite numbers by name; by default the losses of its training. Returns when the file is durable
         on its nodes and the version can be seen. Raises `BadModel`, `DataUnavailable`; nothing is to be seen then.
         """
         expect_name(name)
-        data, trained, source = await asyncio.to_thread(file_of, model, features, target)
+        data, trained, source = await asyncio.to_thread(file_of, model, features, target, classes)
         file = ModelFile((await asyncio.to_thread(blake3, data)).hexdigest(), len(data))
         return await self._publish(name, data, trained, file, lineage or Lineage(source=source), metrics, note)
 
@@ -317,18 +320,27 @@ def _read(data: bytes) -> Trained:
     return Trained.read(data)
 
 
-def file_of(model: Any, features: Features | None = None, target: str = "") -> tuple[bytes, Trained, str | None]:
+def file_of(
+    model: Any, features: Features | None = None, target: str = "", classes: Sequence[Label] | None = None
+) -> tuple[bytes, Trained, str | None]:
     """The file, what is in it, and where it comes from."""
     from zkd.models.from_sklearn import is_of_sklearn, trained_of
     from zkd.models.trained import Trained
 
     if isinstance(model, Trained):
         return model.write(), model, None
+    if isinstance(model, str | PathLike) and Path(model).suffix.lower() == ".onnx":
+        from zkd.models.from_onnx import trained_of_onnx
+
+        trained = trained_of_onnx(_read_path(Path(model)), features=features, classes=classes, target=target)
+        return trained.write(), trained, trained.summary.notes[0]
+    if classes is not None:
+        raise BadModel("classes are for ONNX files: what else there is has its own")
     if is_of_sklearn(model):
         trained = trained_of(model, features=features, target=target)
         return trained.write(), trained, trained.summary.notes[0]
     if features is not None or target:
-        raise BadModel("features and target are for models of scikit-learn: a file has its own")
+        raise BadModel("features and target are for models of scikit-learn and ONNX: a file of zkd has its own")
     if isinstance(model, str | PathLike):
         data = _of_path(Path(model))
     elif isinstance(model, bytes | bytearray | memoryview):
@@ -355,6 +367,11 @@ def _of_path(path: Path) -> bytes:
         why = foreign.of_bytes(head, size)
         if why is not None:
             raise BadModel(f"{path.name}: {why}")
-        if size > FILE_BYTES_MAX:
-            raise BadModel(f"{path.name}: expected at most {FILE_BYTES_MAX} bytes, got {size}")
-        return head + file.read()
+    return _read_path(path)
+
+
+def _read_path(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > FILE_BYTES_MAX:
+        raise BadModel(f"{path.name}: expected at most {FILE_BYTES_MAX} bytes, got {size}")
+    return path.read_bytes()

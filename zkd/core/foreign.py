@@ -15,8 +15,8 @@ HEADER_BYTES_MAX: Final = 16 << 20  # as in zkd.arrays.tensors
 LENGTH_BYTES: Final = 8
 
 HINT: Final = (
-    "zkd runs no code of a model: it takes what `zkd train` ends with, and fitted scikit-learn models by "
-    "`client.models.push(name, estimator)`"
+    "zkd runs no code of a model: it takes what `zkd train` ends with, fitted scikit-learn models by "
+    "`client.models.push(name, estimator)`, and some ONNX files by `zkd model push`"
 )
 
 _PICKLES = "a pickle"

@@ -90,7 +90,7 @@ def trained_of(estimator: Any, *, features: Features | None = None, target: str 
         scaler=scaler,
         mean=np.zeros(model.features) if scaler is None else scaler.mean,
         classes=classes,
-        features=_features(features, _names(estimator, last), model.features),
+        features=named_features(features, _names(estimator, last), model.features),
         target=target,
         dataset="",
         terms=Job(model=model.kind, dataset=""),
@@ -272,7 +272,7 @@ def _names(estimator: Any, last: Any) -> list[str] | None:
     return None
 
 
-def _features(given: Features | None, known: Sequence[str] | None, count: int) -> tuple[tuple[str, int], ...]:
+def named_features(given: Features | None, known: Sequence[str] | None, count: int) -> tuple[tuple[str, int], ...]:
     if given is None:
         given = {COLUMN: count} if known is None else list(known)
     if isinstance(given, str):
