@@ -36,7 +36,7 @@ SETTINGS = {
     "ZKD_NODE__DRAIN_TIMEOUT_S": "5",
 }
 # Some hundred rounds of some milliseconds each, so that there is time to disturb them.
-LONG = {"model": "softmax", "dataset": "digits", "target": "y", "optimizer": "gd", "max_rounds": 320}
+LONG = {"model": "softmax", "dataset": "digits", "target": "y", "optimizer": "gd", "max_rounds": 160}
 SHORT = {"model": "linear", "dataset": "digits", "target": "y", "l2": 1.0}
 
 
